@@ -1,0 +1,1 @@
+"""Makes a checkpoint runnable on a phone, and proves that nothing changed."""

@@ -1,0 +1,1 @@
+"""Image to text with Paddle-Lite; never imports paddle."""

@@ -1,0 +1,1 @@
+"""Makes a checkpoint smaller: training data, fine-tuning, pruning, quantization, evaluation."""
