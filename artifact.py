@@ -134,9 +134,7 @@ def load(
     path = folder / MANIFEST
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
-        raise ArtifactError(
-            f"{folder}: expected an artifact folder, found {found}; give a folder with {MANIFEST}"
-        )
+        raise ArtifactError(f"{folder}: expected an artifact folder, found {found}; give a folder with {MANIFEST}")
     if not path.is_file():
         raise ArtifactError(
             f"{folder}: expected an artifact folder with {MANIFEST}, found none; "
@@ -145,9 +143,7 @@ def load(
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ArtifactError(
-            f"{path}: expected JSON, found {_one_line(error)}; make the artifact again"
-        ) from None
+        raise ArtifactError(f"{path}: expected JSON, found {_one_line(error)}; make the artifact again") from None
     manifest = _parse(record, path)
     kinds = (kind,) if isinstance(kind, str) else tuple(kind or KINDS)
     if manifest.kind not in kinds:
@@ -155,9 +151,7 @@ def load(
             f"{folder}: expected a {' or '.join(kinds)} artifact, found kind {manifest.kind}; {_made_with(kinds[0])}"
         )
     if task is not None and manifest.task != task:
-        raise ArtifactError(
-            f"{folder}: expected a model for task {task}, found task {manifest.task}; give another"
-        )
+        raise ArtifactError(f"{folder}: expected a model for task {task}, found task {manifest.task}; give another")
     if verify:
         _verify(folder, manifest)
     return manifest
@@ -171,22 +165,16 @@ def create(out: str | Path, *, replace: bool = False) -> Iterator[Path]:
     """
     out = Path(out)
     if out.exists() and not replace:
-        raise ArtifactError(
-            f"{out}: expected a folder that does not exist yet, found one; give another --out"
-        )
+        raise ArtifactError(f"{out}: expected a folder that does not exist yet, found one; give another --out")
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / MANIFEST).is_file())):
-        raise ArtifactError(
-            f"{out}: expected an artifact folder to replace, found something else; give another --out"
-        )
+        raise ArtifactError(f"{out}: expected an artifact folder to replace, found something else; give another --out")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         # mkdtemp makes the folder private, and the artifact would stay so after the rename.
         temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
         temporary.chmod(0o755)
     except OSError as error:
-        raise ArtifactError(
-            f"{out}: expected a writable place, found {_one_line(error)}; give another --out"
-        ) from None
+        raise ArtifactError(f"{out}: expected a writable place, found {_one_line(error)}; give another --out") from None
     try:
         yield temporary
         if out.exists():
@@ -221,9 +209,7 @@ def read_charset(folder: str | Path, manifest: Manifest) -> list[str]:
     """The charset's entries as written, one a line, never stripped: an entry may be a space."""
     folder = Path(folder)
     if manifest.charset is None:
-        raise ArtifactError(
-            f"{folder}: expected a recognizer with a charset, found none; import the model again"
-        )
+        raise ArtifactError(f"{folder}: expected a recognizer with a charset, found none; import the model again")
     entries = read_charset_file(folder / manifest.charset.file)
     labels = charset_labels(entries, manifest.charset.space)
     if len(labels) != manifest.charset.classes:
@@ -240,9 +226,7 @@ def read_charset_file(path: str | Path) -> list[str]:
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ArtifactError(
-            f"{path}: expected a UTF-8 charset, one entry a line, found {_one_line(error)}"
-        ) from None
+        raise ArtifactError(f"{path}: expected a UTF-8 charset, one entry a line, found {_one_line(error)}") from None
     lines = text.replace("\r\n", "\n").split("\n")
     return lines[:-1] if lines[-1] == "" else lines
 
@@ -256,22 +240,16 @@ def charset_record(path: str | Path, *, space: bool = True) -> Charset:
     """Describe the charset file at `path`, named as it will lie in the artifact."""
     path = Path(path)
     classes = len(charset_labels(read_charset_file(path), space))
-    return Charset(
-        file=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest(), classes=classes, space=space
-    )
+    return Charset(file=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest(), classes=classes, space=space)
 
 
 def _parse(record: Any, path: Path) -> Manifest:
     if not isinstance(record, dict):
-        raise ArtifactError(
-            f"{path}: expected a JSON object, found {type(record).__name__}; make the artifact again"
-        )
+        raise ArtifactError(f"{path}: expected a JSON object, found {type(record).__name__}; make the artifact again")
     record = dict(record)
     schema = record.pop("schema", None)
     if schema != SCHEMA:
-        raise ArtifactError(
-            f"{path}: expected schema {SCHEMA}, found {schema!r}; make the artifact with this version"
-        )
+        raise ArtifactError(f"{path}: expected schema {SCHEMA}, found {schema!r}; make the artifact with this version")
     try:
         nested = {"input": Input, "charset": Charset}
         for key, cls in nested.items():
@@ -295,26 +273,18 @@ def _parse(record: Any, path: Path) -> Manifest:
 def _construct(cls: type, record: Any, where: str) -> Any:
     """Build a dataclass from a mapping; unknown and missing keys are errors that name them."""
     if not isinstance(record, Mapping):
-        raise ArtifactError(
-            f"{where}: expected an object, found {type(record).__name__}; make the artifact again"
-        )
+        raise ArtifactError(f"{where}: expected an object, found {type(record).__name__}; make the artifact again")
     fields = {f.name: f for f in dataclasses.fields(cls)}
     unknown = sorted(set(record) - set(fields))
     if unknown:
-        raise ArtifactError(
-            f"{where}: expected only known keys, found {', '.join(unknown)}; use a newer version"
-        )
+        raise ArtifactError(f"{where}: expected only known keys, found {', '.join(unknown)}; use a newer version")
     missing = sorted(
         name
         for name, f in fields.items()
-        if f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
-        and name not in record
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and name not in record
     )
     if missing:
-        raise ArtifactError(
-            f"{where}: expected the keys {', '.join(missing)}, found none; make the artifact again"
-        )
+        raise ArtifactError(f"{where}: expected the keys {', '.join(missing)}, found none; make the artifact again")
     try:
         return cls(**record)
     except TypeError as error:
@@ -325,22 +295,14 @@ def _verify(folder: Path, manifest: Manifest) -> None:
     for name, expected in manifest.files.items():
         parts = PurePosixPath(name).parts
         if PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name or not parts:
-            raise ArtifactError(
-                f"{folder}: expected file names inside the folder, found {name!r}; do not use it"
-            )
+            raise ArtifactError(f"{folder}: expected file names inside the folder, found {name!r}; do not use it")
         path = folder / name
         if not path.exists():
-            raise ArtifactError(
-                f"{folder}: expected the file {name}, found none; make or copy the artifact again"
-            )
+            raise ArtifactError(f"{folder}: expected the file {name}, found none; make or copy the artifact again")
         if not isinstance(expected, dict) or set(expected) != {"sha256", "bytes"}:
-            raise ArtifactError(
-                f"{folder}: expected sha256 and bytes for {name} in {MANIFEST}; make it again"
-            )
+            raise ArtifactError(f"{folder}: expected sha256 and bytes for {name} in {MANIFEST}; make it again")
         if any((folder / Path(*parts[: n + 1])).is_symlink() for n in range(len(parts))):
-            raise ArtifactError(
-                f"{folder}: expected plain files, found the symbolic link {name}; copy the file itself"
-            )
+            raise ArtifactError(f"{folder}: expected plain files, found the symbolic link {name}; copy the file itself")
         size = path.stat().st_size
         if size != expected["bytes"]:
             raise ArtifactError(

@@ -44,9 +44,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON and nothing else")
 
 
-def main(
-    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int], *, native: bool = False
-) -> None:
+def main(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int], *, native: bool = False) -> None:
     """Parse, run and exit. `native`: run in a forked child, so that an abort of native code becomes one line."""
     args = parser.parse_args()
     sys.exit(_guarded(parser.prog, run, args) if native else _attempt(parser.prog, run, args))
@@ -71,13 +69,9 @@ def _attempt(prog: str, run: Callable[[argparse.Namespace], int], args: argparse
         return _fail(prog, "expected enough memory, found none left; give smaller images or a smaller batch")
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return _fail(
-                prog, f"expected free disk space, found none at {error.filename or 'the output'}; free some"
-            )
+            return _fail(prog, f"expected free disk space, found none at {error.filename or 'the output'}; free some")
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            return _fail(
-                prog, f"expected access to {error.filename}, found {error.strerror}; change its permissions"
-            )
+            return _fail(prog, f"expected access to {error.filename}, found {error.strerror}; change its permissions")
         raise
 
 
@@ -158,9 +152,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     cells = [[str(h) for h in headers], *[["" if c is None else str(c) for c in row] for row in rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(headers))]
     lines = [
-        "  ".join(
-            c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        )
+        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
         for row in cells
     ]
     lines.insert(1, "  ".join("-" * w for w in widths))
