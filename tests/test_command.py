@@ -61,7 +61,7 @@ def test_a_bug_keeps_its_traceback():
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        ("os.write(2, b'[F 1/2 op.cc:44 Run] Check failed: no shape\\n'); os.abort()", "SIGABRT: Check failed: no shape"),
+        ("os.write(2, b'[F 1/2 op.cc:44] Check failed: no shape\\n'); os.abort()", "SIGABRT: Check failed: no shape"),
         ("ctypes.string_at(0)", "SIGSEGV"),
     ],
     ids=["abort", "segmentation fault"],
