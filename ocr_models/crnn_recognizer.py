@@ -20,9 +20,13 @@ LSTM_LAYERS = 2
 def _zero_state(sequence, hidden: int):
     """Zeros (layers · 2 directions, N, hidden) for a sequence (N, T, C).
 
-    The shape is glued from 1-D tensors: nn.LSTM's own default states export as 0-D tensors, which Paddle-Lite
-    converts and then aborts on at run time.
+    While N is unknown the shape is glued from 1-D tensors: nn.LSTM's own default states export as 0-D tensors, which
+    Paddle-Lite converts and then aborts on at run time. A known N is used as it is, because PaddleSlim traces with
+    one and the shape check of `rnn` refuses the mixture.
     """
+    batch = sequence.shape[0]
+    if batch > 0:
+        return paddle.zeros([2 * LSTM_LAYERS, batch, hidden], "float32")
     shape = paddle.concat(
         [
             paddle.full([1], 2 * LSTM_LAYERS, "int32"),
