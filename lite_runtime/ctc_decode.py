@@ -21,7 +21,7 @@ def greedy(probs: np.ndarray, labels: Sequence[str], blank: int = 0) -> list[tup
     kept = best != blank
     kept[:, 1:] &= best[:, 1:] != best[:, :-1]
     lines = []
-    for ids, scores, keep in zip(best, peak, kept):
+    for ids, scores, keep in zip(best, peak, kept, strict=True):
         text = "".join(labels[index] for index in ids[keep])
         lines.append((text, float(scores[keep].mean()) if text else 0.0))
     return lines

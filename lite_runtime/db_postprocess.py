@@ -108,7 +108,7 @@ def unclip_distance(quad: np.ndarray, unclip_ratio: float) -> float:
 
 
 def unclip(quad: np.ndarray, unclip_ratio: float) -> np.ndarray:
-    """Grow a quad by its unclip distance with round corners (Vatti clipping) → (M, 2) int32 outline; M = 0: vanished."""
+    """Grow a quad by its unclip distance, corners rounded → outline (M, 2) int32; (0, 2) when nothing is left."""
     distance = unclip_distance(quad, unclip_ratio)
     offset = pyclipper.PyclipperOffset()
     # Clipper counts in whole px and truncates; said here, because a port has to do the same.
@@ -120,7 +120,7 @@ def unclip(quad: np.ndarray, unclip_ratio: float) -> np.ndarray:
 def clockwise(quads: np.ndarray) -> np.ndarray:
     """(N, 4, 2) corners in any order → the same, clockwise from the corner nearest the origin (smallest x + y)."""
     ordered = np.empty_like(quads)
-    for into, quad in zip(ordered, quads):
+    for into, quad in zip(ordered, quads, strict=True):
         total = quad.sum(axis=1)
         first, third = int(total.argmin()), int(total.argmax())
         rest = np.delete(quad, (first, third), axis=0)

@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from artifact import Input
 from command import UsageError
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -103,8 +104,9 @@ def resize_for_detection(image: np.ndarray, limit_side_len: int, limit_type: str
     H + W < 64 is first padded with black to 32 x 32: stretching 3 px to 32 makes stripes that look like text.
     """
     height, width = image.shape[:2]
-    if height + width < 2 * MIN_DETECTION_SIDE_PX:
-        image = pad_tiny(image)
+    if padded_size(height, width) != (height, width):
+        below, right = np.subtract(padded_size(height, width), (height, width)).tolist()
+        image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT, value=(0, 0, 0))
         height, width = image.shape[:2]
     to_height, to_width = detection_size(height, width, limit_side_len, limit_type, multiple_of)
     if (to_height, to_width) == (height, width):
@@ -112,11 +114,11 @@ def resize_for_detection(image: np.ndarray, limit_side_len: int, limit_type: str
     return cv2.resize(image, (to_width, to_height))
 
 
-def pad_tiny(image: np.ndarray) -> np.ndarray:
-    """Black on the right and below until both sides have 32 px; (H, W, 3) → (max(H, 32), max(W, 32), 3)."""
-    height, width = image.shape[:2]
-    below, right = max(0, MIN_DETECTION_SIDE_PX - height), max(0, MIN_DETECTION_SIDE_PX - width)
-    return cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT, value=(0, 0, 0))
+def padded_size(height: int, width: int) -> tuple[int, int]:
+    """(height, width) of the canvas on which an image lies before it is resized: larger than a tiny image only."""
+    if height + width >= 2 * MIN_DETECTION_SIDE_PX:
+        return height, width
+    return max(height, MIN_DETECTION_SIDE_PX), max(width, MIN_DETECTION_SIDE_PX)
 
 
 def normalize(image: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
@@ -162,6 +164,15 @@ def pad_right(
     resized = image if image.shape[:2] == (height, inner) else cv2.resize(image, (inner, height))
     out = np.full((3, height, width), pad_value, np.float32)
     out[:, :, :inner] = normalize(resized, mean, std)
+    return out
+
+
+def batch(crops: Sequence[np.ndarray], height: int, width: int, input: Input) -> np.ndarray:
+    """N crops (h, w, 3) uint8 BGR → (N, 3, height, width) float32, normalised and padded as the manifest says."""
+    ordered = crops if input.color == "BGR" else [cv2.cvtColor(crop, cv2.COLOR_BGR2RGB) for crop in crops]
+    out = np.empty((len(crops), 3, height, width), np.float32)
+    for into, crop in zip(out, ordered, strict=True):
+        into[:] = pad_right(crop, height, width, mean=input.mean, std=input.std, pad_value=input.pad_value)
     return out
 
 
