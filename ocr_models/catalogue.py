@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import shutil
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from artifact import Charset, Input, charset_record
+from artifact import Input, Manifest, charset_record
 from command import ModelError
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 CATALOGUE = Path(__file__).with_name("catalogue.yaml")
 CHARSETS = Path(__file__).with_name("charsets")
+# What a charset is called inside an artifact, whichever file it came from.
+CHARSET = "charset.txt"
 
 # Imported on first use: reading a card must not cost the seconds that importing paddle takes.
 NETWORKS = {
@@ -54,9 +57,21 @@ class ModelCard:
     def charset_path(self) -> Path | None:
         return CHARSETS / self.charset_file if self.charset_file else None
 
-    def charset(self) -> Charset | None:
-        """The charset's record as it stands in the package; None for models that read no text."""
-        return charset_record(self.charset_path, space=self.space) if self.charset_path else None
+    def manifest(self, folder: Path, kind: str = "checkpoint") -> Manifest:
+        """The manifest that a new artifact in `folder` starts with; its charset is copied there as `charset.txt`."""
+        charset = None
+        if self.charset_path:
+            shutil.copyfile(self.charset_path, folder / CHARSET)
+            charset = charset_record(folder / CHARSET, space=self.space)
+        return Manifest(
+            kind=kind,
+            task=self.task,
+            name=self.name,
+            network=dict(self.network),
+            input=self.input,
+            post=dict(self.post),
+            charset=charset,
+        )
 
 
 @cache

@@ -113,6 +113,9 @@ class DBDetector(nn.Layer):
     eval: probability map (N, 1, H, W). train: probability, threshold, binary maps (N, 3, H, W).
     """
 
+    # The export has no use for these: only the loss looks at the threshold map.
+    train_only = ("head.thresh.",)
+
     def __init__(self, backbone_scale: float = 0.5, neck_channels: int = 96, k: int = 50) -> None:
         super().__init__()
         self.backbone = PyramidMobileNetV3(backbone_scale)
