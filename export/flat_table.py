@@ -1,0 +1,122 @@
+"""Reads tables of a flatbuffer, checking every offset: damaged files end in FlatError and in nothing else.
+
+A table starts with a signed offset back to its vtable; the vtable holds, per field, the field's offset in the table or
+0 where it is left out. Strings, vectors and tables are reached by an unsigned offset from where it stands.
+https://flatbuffers.dev/internals
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+SCALARS = {"bool": "<?", "int8": "<b", "int32": "<i", "uint32": "<I", "int64": "<q", "float32": "<f", "uint8": "<B"}
+_ITEM = {"bool": "?", "int8": "b", "int32": "i", "int64": "q", "float32": "f"}
+
+
+class FlatError(Exception):
+    """The bytes are no flatbuffer of the expected shape."""
+
+
+class Buffer:
+    """Bytes with bounds and a budget.
+
+    Offsets of a damaged file may make many tables share one child, so that a small file would unfold into a huge
+    tree; the budget, a multiple of the file's size, ends that.
+    """
+
+    def __init__(self, data: bytes | memoryview, reads_per_byte: int = 8) -> None:
+        self.data = memoryview(data)
+        self.size = len(self.data)
+        self.left = 4096 + reads_per_byte * self.size
+
+    def unpack(self, layout: str, at: int) -> Any:
+        size = struct.calcsize(layout)
+        self.spend(size)
+        if at < 0 or at + size > self.size:
+            raise FlatError(f"an offset ({at}) points outside of {self.size} bytes")
+        return struct.unpack_from(layout, self.data, at)[0]
+
+    def spend(self, count: int) -> None:
+        self.left -= count
+        if self.left < 0:
+            raise FlatError("its parts refer to each other more often than its size allows")
+
+    def slice(self, at: int, size: int) -> memoryview:
+        if at < 0 or size < 0 or at + size > self.size:
+            raise FlatError(f"a block of {size} bytes at {at} does not fit into {self.size} bytes")
+        return self.data[at : at + size]
+
+    def follow(self, at: int) -> int:
+        return at + self.unpack("<I", at)
+
+    def root(self) -> Table:
+        return Table(self, self.follow(0))
+
+
+class Table:
+    """One table; fields are numbered in the order of the schema."""
+
+    def __init__(self, buffer: Buffer, at: int) -> None:
+        self.buffer = buffer
+        self.at = at
+        self.vtable = at - buffer.unpack("<i", at)
+        self.vtable_size = buffer.unpack("<H", self.vtable)
+
+    def _field(self, index: int) -> int | None:
+        slot = 4 + 2 * index
+        if slot + 2 > self.vtable_size:
+            return None
+        offset = self.buffer.unpack("<H", self.vtable + slot)
+        return self.at + offset if offset else None
+
+    def scalar(self, index: int, kind: str, default: Any = 0) -> Any:
+        at = self._field(index)
+        return default if at is None else self.buffer.unpack(SCALARS[kind], at)
+
+    def string(self, index: int) -> str:
+        at = self._field(index)
+        return "" if at is None else self._string(self.buffer.follow(at))
+
+    def table(self, index: int) -> Table | None:
+        at = self._field(index)
+        return None if at is None else Table(self.buffer, self.buffer.follow(at))
+
+    def tables(self, index: int) -> list[Table]:
+        return [Table(self.buffer, self.buffer.follow(at)) for at in self._items(index, 4)]
+
+    def strings(self, index: int) -> list[str]:
+        return [self._string(self.buffer.follow(at)) for at in self._items(index, 4)]
+
+    def numbers(self, index: int, kind: str) -> list[Any]:
+        size = struct.calcsize("<" + _ITEM[kind])
+        items = self._items(index, size)
+        if not items:
+            return []
+        self.buffer.spend(size * len(items))
+        return list(struct.unpack_from(f"<{len(items)}{_ITEM[kind]}", self.buffer.data, items[0]))
+
+    def block(self, index: int) -> memoryview:
+        """The bytes of a [byte] vector, without a copy."""
+        at = self._field(index)
+        if at is None:
+            return memoryview(b"")
+        at = self.buffer.follow(at)
+        return self.buffer.slice(at + 4, self.buffer.unpack("<I", at))
+
+    def _items(self, index: int, size: int) -> range:
+        at = self._field(index)
+        if at is None:
+            return range(0)
+        at = self.buffer.follow(at)
+        count = self.buffer.unpack("<I", at)
+        self.buffer.slice(at + 4, count * size)
+        return range(at + 4, at + 4 + count * size, size)
+
+    def _string(self, at: int) -> str:
+        content = self.buffer.slice(at + 4, self.buffer.unpack("<I", at))
+        self.buffer.spend(len(content))
+        try:
+            return str(content, "utf-8")
+        except UnicodeDecodeError:
+            raise FlatError(f"the text at {at} is not UTF-8") from None

@@ -1,0 +1,294 @@
+"""Reads Paddle-Lite's `.nb` file: a pure Python reader of the format, so that a conversion is checked by its result.
+
+Little-endian, format version 2:
+    u16 version | char[16] opt version, ended by a NUL | u64 size of the topology | flatbuffer ProgramDesc
+    | u16 params version | u16 meta size | u16 header size | u16 count of params | u32 largest tensor
+    | count × (u32 size of what follows, u32 offset of the flatbuffer in it, flatbuffer ParamDesc)
+Field numbers: lite/model_parser/flatbuffers/framework.fbs and param.fbs of Paddle-Lite.
+
+Raises NbError and nothing else, whatever the bytes are; time and memory are bounded by a multiple of the file's size.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from command import ModelError
+from export.flat_table import Buffer, FlatError, Table
+
+if TYPE_CHECKING:
+    import numpy as np
+
+META_VERSION = 2
+VERSION_FIELD = slice(2, 18)
+_HEADER = 26
+KERNEL_ATTRIBUTE = "__@kernel_type_attr@__"
+
+_SCALE = re.compile(r"\d_scale$")
+
+# TargetType, PrecisionType and DataLayoutType of lite/api/paddle_place.h, by number.
+TARGETS = ("unknown", "host", "x86", "cuda", "arm", "opencl", "any", "fpga", "npu", "xpu")
+PRECISIONS = ("unknown", "fp32", "int8", "int32", "any", "fp16", "bool", "int64", "int16", "uint8", "fp64")
+LAYOUTS = ("unknown", "NCHW", "any", "NHWC")
+
+# VarType.Type: number → (name, bytes per item).
+DTYPES = {
+    0: ("bool", 1), 1: ("int16", 2), 2: ("int32", 4), 3: ("int64", 8), 4: ("float16", 2), 5: ("float32", 4),
+    6: ("float64", 8), 20: ("uint8", 1), 21: ("int8", 1),
+}  # fmt: skip
+
+# AttrType: number → (field of the Attr table, how to read it).
+_ATTRIBUTES = {
+    0: (2, "int32"), 1: (3, "float32"), 2: (4, "string"), 3: (5, "int32s"), 4: (6, "float32s"), 5: (7, "strings"),
+    6: (8, "bool"), 7: (9, "bools"), 8: (10, "int32"), 9: (11, "int64"), 10: (12, "int32s"), 11: (13, "int64s"),
+}  # fmt: skip
+
+
+class NbError(ModelError):
+    """The bytes are no `.nb` file that this reader understands; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Which kernel opt picked for an op."""
+
+    op: str
+    alias: str
+    target: str
+    precision: str
+    layout: str
+
+
+@dataclass(frozen=True)
+class Op:
+    type: str
+    inputs: dict[str, list[str]]
+    outputs: dict[str, list[str]]
+    attributes: dict[str, Any]
+    kernel: Kernel | None
+
+
+@dataclass(frozen=True)
+class Var:
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    persistable: bool
+
+
+@dataclass(frozen=True)
+class Param:
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    data: memoryview
+
+    def array(self) -> np.ndarray:
+        """A read-only view, in the param's shape."""
+        import numpy as np
+
+        return np.frombuffer(self.data, dtype=self.dtype).reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class NbFile:
+    """A parsed file. ops: the ops of all blocks in order; sizes in bytes."""
+
+    meta_version: int
+    opt_version: str
+    ops: list[Op]
+    vars: dict[str, Var]
+    params: dict[str, Param]
+    size_bytes: int
+    topology_bytes: int
+
+    @cached_property
+    def targets(self) -> frozenset[str]:
+        """Machines that its kernels are for, without host and any, which run everywhere."""
+        found = {op.kernel.target for op in self.ops if op.kernel}
+        return frozenset(found - {"host", "any", "unknown"})
+
+    @cached_property
+    def inputs(self) -> list[str]:
+        return [name for op in self.ops if op.type == "feed" for names in op.outputs.values() for name in names]
+
+    @cached_property
+    def outputs(self) -> list[str]:
+        return [name for op in self.ops if op.type == "fetch" for names in op.inputs.values() for name in names]
+
+    def kernels(self) -> dict[str, dict[str, int]]:
+        """Op type → precision of its kernel → count, in the order of first use; feed and fetch left out."""
+        counts: dict[str, Counter[str]] = {}
+        for op in self.ops:
+            if op.type not in ("feed", "fetch"):
+                counts.setdefault(op.type, Counter())[op.kernel.precision if op.kernel else "unknown"] += 1
+        return {kind: dict(counter) for kind, counter in counts.items()}
+
+    def weights_by_type(self) -> dict[str, int]:
+        """Bytes of params per item type."""
+        counts: Counter[str] = Counter()
+        for param in self.params.values():
+            counts[param.dtype] += len(param.data)
+        return dict(counts)
+
+    @cached_property
+    def scale_bytes(self) -> int:
+        """Bytes of quantization scales, which stand in the topology as op attributes such as Filter0_scale."""
+        return sum(
+            4 * len(value)
+            for op in self.ops
+            for name, value in op.attributes.items()
+            if isinstance(value, list) and _SCALE.search(name)
+        )
+
+    def parts(self) -> dict[str, int]:
+        """Where the bytes go; the parts add up to the file's size."""
+        weights = sum(len(param.data) for param in self.params.values())
+        topology = self.topology_bytes - self.scale_bytes
+        rest = self.size_bytes - weights - self.topology_bytes
+        return {"weights": weights, "scales": self.scale_bytes, "topology": topology, "framing": rest}
+
+
+def read(path: str | Path) -> NbFile:
+    """Parse the file at `path`. Raises NbError for a file that is missing, damaged or of another format."""
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise NbError(
+            f"{path}: expected an .nb file, found {error.strerror or error}; make one with to_nb.py"
+        ) from None
+    try:
+        return parse(data)
+    except NbError as error:
+        raise NbError(f"{path}: {error}") from None
+
+
+def parse(data: bytes) -> NbFile:
+    """Parse the bytes of a file."""
+    if len(data) < _HEADER:
+        raise NbError(f"expected an .nb file, found {len(data)} bytes; it is truncated, convert the model again")
+    meta_version = struct.unpack_from("<H", data)[0]
+    if meta_version != META_VERSION:
+        raise NbError(
+            f"expected .nb format version {META_VERSION}, found {meta_version}; it is no .nb file or one of an "
+            "opt before 2.9, convert the model again"
+        )
+    version = data[VERSION_FIELD].split(b"\0")[0]
+    try:
+        opt_version = version.decode("ascii")
+    except UnicodeDecodeError:
+        opt_version = ""
+    if not opt_version.isprintable() or not opt_version:
+        raise NbError("expected opt's version in the header, found no text; it is no .nb file, convert the model again")
+    topology = struct.unpack_from("<Q", data, 18)[0]
+    if topology > len(data) - _HEADER:
+        raise NbError(
+            f"expected {topology} bytes of topology, found {len(data) - _HEADER}; the file is truncated, "
+            "convert the model again"
+        )
+    view = memoryview(data)
+    try:
+        ops, variables = _program(Buffer(view[_HEADER : _HEADER + topology]).root())
+        params = {param.name: param for param in _params(view[_HEADER + topology :])}
+    except FlatError as error:
+        raise NbError(f"expected a whole .nb file, found damage: {error}; convert the model again") from None
+    if not ops:
+        raise NbError("expected a program with ops, found none; it is no .nb file of a model, convert the model again")
+    return NbFile(meta_version, opt_version, ops, variables, params, len(data), topology)
+
+
+def _program(program: Table) -> tuple[list[Op], dict[str, Var]]:
+    ops: list[Op] = []
+    variables: dict[str, Var] = {}
+    for block in program.tables(0):
+        for table in block.tables(2):
+            var = _var(table)
+            variables[var.name] = var
+        ops += [_op(table) for table in block.tables(3)]
+    return ops, variables
+
+
+def _op(table: Table) -> Op:
+    attributes = dict(_attribute(attribute) for attribute in table.tables(3))
+    text = attributes.get(KERNEL_ATTRIBUTE)
+    kernel = _kernel(text) if isinstance(text, str) else None
+    return Op(table.string(0), _arguments(table, 1), _arguments(table, 2), attributes, kernel)
+
+
+def _arguments(table: Table, index: int) -> dict[str, list[str]]:
+    return {argument.string(0): argument.strings(1) for argument in table.tables(index)}
+
+
+def _attribute(table: Table) -> tuple[str, Any]:
+    """Name and value; None for a type that came after this reader."""
+    name = table.string(0)
+    index, kind = _ATTRIBUTES.get(table.scalar(1, "int32"), (-1, ""))
+    if index < 0:
+        return name, None
+    if kind == "string":
+        return name, table.string(index)
+    if kind == "strings":
+        return name, table.strings(index)
+    if kind.endswith("s"):
+        return name, table.numbers(index, kind[:-1])
+    return name, table.scalar(index, kind)
+
+
+def _kernel(text: str) -> Kernel:
+    """`op/alias/target/precision/layout`, the last three as numbers."""
+    fields = text.split("/")
+    if len(fields) != 5:
+        raise FlatError(f"the kernel {text[:60]!r} is not op/alias/target/precision/layout")
+    op, alias, *codes = fields
+    target, precision, layout = (
+        names[int(code)] if code.isascii() and code.isdigit() and len(code) < 4 and int(code) < len(names) else code[:8]
+        for code, names in zip(codes, (TARGETS, PRECISIONS, LAYOUTS), strict=True)
+    )
+    return Kernel(op, alias, target, precision, layout)
+
+
+def _var(table: Table) -> Var:
+    name, dtype, shape = table.string(0), "", []
+    kind = table.table(1)
+    tensor = kind.table(2) if kind else None  # lod_tensor, absent for feed and fetch lists
+    tensor = tensor.table(0) if tensor else None
+    if tensor:
+        dtype = DTYPES.get(tensor.scalar(0, "int32"), ("", 0))[0]
+        shape = tensor.numbers(1, "int64")
+    return Var(name, dtype, tuple(shape), table.scalar(2, "bool", False))
+
+
+def _params(data: memoryview) -> Iterator[Param]:
+    buffer = Buffer(data)
+    if buffer.size == 0:
+        raise FlatError("it ends before its params")
+    header, count = buffer.unpack("<H", 4), buffer.unpack("<H", 6)
+    at = 6 + header
+    for _ in range(count):
+        total, offset = buffer.unpack("<I", at), buffer.unpack("<I", at + 4)
+        yield _param(Buffer(buffer.slice(at + 4 + offset, total - offset)).root())
+        at += 4 + total
+    if at != buffer.size:
+        raise FlatError(f"{buffer.size - at} bytes are left after its {count} params")
+
+
+def _param(table: Table) -> Param:
+    name, tensor = table.string(1), table.table(3)
+    if not name or tensor is None:
+        raise FlatError("a param has no name or no tensor")
+    dtype, item = DTYPES.get(tensor.scalar(3, "int32"), ("", 0))
+    shape, data = tuple(tensor.numbers(2, "int64")), tensor.block(4)
+    if not dtype:
+        raise FlatError(f"the param {name[:60]!r} has an unknown item type")
+    if any(side < 0 for side in shape) or math.prod(shape) * item != len(data):
+        raise FlatError(f"the param {name[:60]!r} of shape {shape[:8]} does not match its {len(data)} bytes")
+    return Param(name, dtype, shape, data)
