@@ -118,17 +118,22 @@ def unclip(quad: np.ndarray, unclip_ratio: float) -> np.ndarray:
 
 
 def clockwise(quads: np.ndarray) -> np.ndarray:
-    """(N, 4, 2) corners in any order → the same, clockwise from the corner nearest the origin (smallest x + y)."""
+    """(N, 4, 2) corners → the same, clockwise from the corner with the smallest x + y.
+
+    First and third corner have the smallest and largest x + y, second and fourth the smallest and largest y - x
+    of the rest. Where that rule ties (a square on its tip), PaddleOCR takes one corner twice and gets a box without
+    area; here the corners keep the order they came in and only the first is chosen.
+    """
     ordered = np.empty_like(quads)
     for into, quad in zip(ordered, quads, strict=True):
         total = quad.sum(axis=1)
         first, third = int(total.argmin()), int(total.argmax())
-        rest = np.delete(quad, (first, third), axis=0)
-        if len(rest) != 2:  # all four sums equal: a degenerate quad, order does not matter
-            into[:] = quad
-            continue
-        lean = rest[:, 1] - rest[:, 0]
-        into[:] = quad[first], rest[lean.argmin()], quad[third], rest[lean.argmax()]
+        rest = [corner for corner in range(4) if corner not in (first, third)]
+        lean = quad[rest, 1] - quad[rest, 0]
+        if len(rest) != 2 or lean[0] == lean[1]:
+            into[:] = np.roll(quad, -first, axis=0)
+        else:
+            into[:] = quad[[first, rest[int(lean.argmin())], third, rest[int(lean.argmax())]]]
     return ordered
 
 

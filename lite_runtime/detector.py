@@ -28,16 +28,21 @@ class TextDetector:
         self.input = manifest.input
         self.options = options or Options.from_manifests(manifest)
 
-    def prepare(self, image: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8 BGR → the network's input (1, 3, H', W') float32."""
-        side, kind, multiple = self.options.limit_side_len, self.options.limit_type, self.input.multiple_of
+    def input_size(self, image: np.ndarray) -> tuple[int, int]:
+        """(height, width) at which the network will see an image. UsageError when that is beyond reason."""
+        side, kind, multiple = self._limits
         height, width = preprocess.detection_size(*_canvas(image), side, kind, multiple)
         if height * width > MAX_INPUT_PX:
             raise UsageError(
                 f"expected a detector input of at most {MAX_INPUT_PX} px, found {width}x{height} for an image of "
                 f"{image.shape[1]}x{image.shape[0]}; lower limit_side_len or use limit_type max"
             )
-        resized = preprocess.resize_for_detection(image, side, kind, multiple)
+        return height, width
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 BGR → the network's input (1, 3, H', W') float32."""
+        self.input_size(image)
+        resized = preprocess.resize_for_detection(image, *self._limits)
         ordered = resized if self.input.color == "BGR" else cv2.cvtColor(resized, cv2.COLOR_BGR2RGB)
         return preprocess.normalize(ordered, self.input.mean, self.input.std)[None]
 
@@ -68,6 +73,10 @@ class TextDetector:
         quads, scores = db_postprocess.keep_sizeable(quads, scores, (image.shape[0], image.shape[1]))
         order = db_postprocess.reading_order(quads)
         return quads[order], scores[order]
+
+    @property
+    def _limits(self) -> tuple[int, str, int]:
+        return self.options.limit_side_len, self.options.limit_type, self.input.multiple_of
 
 
 def _canvas(image: np.ndarray) -> tuple[int, int]:

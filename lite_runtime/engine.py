@@ -24,7 +24,10 @@ MODEL_FILE = "model.nb"
 META_VERSION = 2
 KERNEL_ATTRIBUTE = b"__@kernel_type_attr@__"
 # op/alias/target/precision/layout, as opt writes each op's kernel
-KERNEL = re.compile(rb"[a-z0-9_]+/[^/\0]*/(\d+)/(\d+)/\d+\0")
+KERNEL = re.compile(rb"([a-z0-9_]+)/[^/\0]*/(\d+)/(\d+)/\d+\0")
+# `opt --quant_model` keeps fp32 kernels over int8 weights; x86's kernels of these ops read such weights wrongly.
+WEIGHT_SCALE = b"_quant_scale"
+LINEAR_OPS = {"fc", "mul", "matmul", "matmul_v2"}
 TARGETS = {1: "host", 2: "x86", 3: "cuda", 4: "arm", 5: "opencl", 6: "any", 7: "fpga", 8: "npu", 9: "xpu"}
 PRECISIONS = {1: "fp32", 2: "int8", 3: "int32", 4: "any", 5: "fp16"}
 ARM_NOTE = "an ARM board needs Paddle-Lite's Python package built from source"
@@ -44,11 +47,13 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class NbTargets:
-    """What a `.nb` file was made for: kernels counted by target and by precision."""
+    """What a `.nb` file was made for: kernels counted by target, precision and op."""
 
     opt_version: str
     targets: dict[str, int]
     precisions: dict[str, int]
+    ops: dict[str, int]
+    int8_weights: bool
 
 
 def read_targets(path: Path | str) -> NbTargets:
@@ -80,7 +85,7 @@ def read_targets(path: Path | str) -> NbTargets:
     if at != len(data):
         raise ModelError(f"{path}: expected a .nb file of {at} bytes, found {len(data)}; copy or make it again")
     kernels = [
-        (int(match[1]), int(match[2]))
+        (match[1].decode(), int(match[2]), int(match[3]))
         for match in KERNEL.finditer(topology)
         # a flatbuffer string starts with its length: this tells kernels from names that look alike
         if match.start() >= 4
@@ -92,8 +97,10 @@ def read_targets(path: Path | str) -> NbTargets:
         )
     return NbTargets(
         opt.split(b"\0")[0].decode("ascii", "replace"),
-        dict(Counter(TARGETS.get(target, str(target)) for target, _ in kernels)),
-        dict(Counter(PRECISIONS.get(precision, str(precision)) for _, precision in kernels)),
+        dict(Counter(TARGETS.get(target, str(target)) for _, target, _ in kernels)),
+        dict(Counter(PRECISIONS.get(precision, str(precision)) for _, _, precision in kernels)),
+        dict(Counter(op for op, _, _ in kernels)),
+        WEIGHT_SCALE in topology,
     )
 
 
@@ -111,6 +118,11 @@ def check_runs_here(path: Path | str, machine: str | None = None) -> NbTargets:
         raise ModelError(
             f"{path}: expected a fp32 model on x86, found {found.precisions['int8']} int8 kernels, which Paddle-Lite "
             "computes wrongly on x86; run the inference model that it was made from, or the fp32 one"
+        )
+    if here == "x86" and found.int8_weights and (linear := LINEAR_OPS & set(found.ops)):
+        raise ModelError(
+            f"{path}: expected fp32 weights on x86, found int8 weights under {', '.join(sorted(linear))}, which "
+            "Paddle-Lite computes wrongly on x86; run the fp32 model"
         )
     return found
 

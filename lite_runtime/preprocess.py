@@ -29,20 +29,22 @@ def read_image(path: Path | str) -> np.ndarray:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); give an image file") from None
+        raise UsageError(f"{path}: expected an image file, found {error.strerror}; give another path") from None
     if not data:
         raise UsageError(f"{path}: expected an image, found an empty file; fetch it again")
     if missing := _cut_off(data):
-        raise UsageError(f"{path}: the image is cut off ({missing}); fetch it again")
+        raise UsageError(f"{path}: expected a whole image, found {missing}; fetch it again")
     buffer = np.frombuffer(data, np.uint8)
     try:
         image = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
         # JPEG has no alpha; everything else is decoded again only to look for it.
         raw = image if data[:2] == b"\xff\xd8" else cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
     except (cv2.error, MemoryError):
-        raise UsageError(f"{path}: too large to decode; scale the image down first") from None
+        raise UsageError(f"{path}: expected an image that fits in memory, found a larger one; scale it down") from None
     if image is None:
-        raise UsageError(f"{path}: expected an image (PNG, JPEG, BMP, TIFF, WebP), found something else")
+        raise UsageError(
+            f"{path}: expected a PNG, JPEG, BMP, TIFF or WebP, found a damaged or foreign file; convert it"
+        )
     if raw is not None and raw.ndim == 3 and raw.shape[2] == 4:
         return blend_on_white(raw)
     return image

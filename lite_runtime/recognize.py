@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lite_runtime.result import OcrResult
 
 JPEG_LIMIT_PX = 65_000
+SHRINK_WARNING = 6  # a 40 px line is then about 7 px high, the least that the detector finds
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -96,6 +97,7 @@ def _read_all(args: argparse.Namespace, images: list[Path], folder: Path | None)
     for path in images:
         try:
             image = read_image(path)
+            _warn_if_shrunk(path, image.shape[:2], ocr.det.input_size(image))
             result = ocr(image)
         except command.UsageError as error:
             message = str(error) if str(error).startswith(str(path)) else f"{path}: {error}"
@@ -108,6 +110,18 @@ def _read_all(args: argparse.Namespace, images: list[Path], folder: Path | None)
         if not args.json:
             print(_as_text(path, result), flush=True)
         yield record
+
+
+def _warn_if_shrunk(path: Path, size: tuple[int, ...], seen: tuple[int, int]) -> None:
+    """Say when an image is scaled down so far that finding no text in it proves nothing."""
+    factor = max(size) / max(seen)
+    if factor >= SHRINK_WARNING:
+        print(
+            f"recognize.py: {path}: {size[1]}x{size[0]} px are searched at {seen[1]}x{seen[0]}, {factor:.0f} times "
+            "smaller, where small text is lost; raise --limit-side-len or cut the image",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _as_text(path: Path, result: OcrResult) -> str:
