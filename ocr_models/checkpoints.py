@@ -29,7 +29,8 @@ def parameters(layer: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
 
     nn.LSTM lists its weights twice, as `lstm.weight_ih_l0` and as `lstm.0.cell_fw.weight_ih`; see `aliases`.
     """
-    return {name: tensor for name, tensor in _state(layer).items() if name not in aliases(layer)}
+    second = aliases(layer)
+    return {name: tensor for name, tensor in _state(layer).items() if name not in second}
 
 
 def aliases(layer: paddle.nn.Layer) -> dict[str, str]:
@@ -140,5 +141,9 @@ def import_published(layer: paddle.nn.Layer, folder: str | Path) -> list[str]:
 
     arrays = read_published(layer, folder)
     kept = {name: tensor.numpy() for name, tensor in parameters(layer).items() if name not in arrays}
+    train_only = tuple(getattr(layer, "train_only", ()))
+    missing = [name for name in kept if not name.startswith(train_only or ("\0",))]
+    if missing:
+        raise ModelError(f"{folder}: expected weights for {_some(missing)}, found none; give a model of this network")
     assign(layer, {**arrays, **kept}, folder)
     return list(kept)
