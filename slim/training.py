@@ -1,0 +1,340 @@
+"""The training loop: Adam on one task, resumable at any step, the best averaged weights kept.
+
+Used by finetune and by the slimming commands alike: they differ in the network that they bring and in what they do with
+the best weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import paddle
+from paddle import distributed
+
+from command import ModelError, UsageError
+from ocr_models import checkpoints
+from slim.recipes import Recipe, learning_rate
+from slim.run_state import STATE, RunState, load_state
+from slim.sampling import Draw, Feeder, Sampler
+
+# Averaging touches every weight; at every fifth step it costs nothing and loses nothing.
+AVERAGE_EVERY = 5
+ADAM_STATE = ("moment1_0", "moment2_0", "beta1_pow_acc_0", "beta2_pow_acc_0")
+
+
+class Task(Protocol):
+    """What the loop needs to know about a task; see slim/tasks.py."""
+
+    metric_names: tuple[str, ...]
+
+    def sampler(self) -> Sampler: ...
+    def load(self, draw: Draw) -> Any: ...
+    def loss(self, network: paddle.nn.Layer, batch: Any) -> tuple[paddle.Tensor, dict[str, float]]: ...
+    def validate(self, network: paddle.nn.Layer, limit: int | None) -> dict[str, Any]: ...
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM; the state of the run is on disk."""
+
+
+class Trainer:
+    """One run of one network. `folder` None keeps no state (short fine-tuning inside another command).
+
+    identity: what has to be the same when a run is resumed (network, task, seed, parent).
+    on_best(metrics, step): called while the network holds the averaged weights that scored best so far.
+    """
+
+    def __init__(
+        self,
+        network: paddle.nn.Layer,
+        task: Task,
+        recipe: Recipe,
+        folder: Path | None,
+        *,
+        identity: dict[str, Any],
+        on_best: Callable[[dict[str, Any], int], None] | None = None,
+        quiet: bool = False,
+    ) -> None:
+        self.network, self.task, self.recipe, self.folder = network, task, recipe, folder
+        self.identity, self.on_best, self.quiet = identity, on_best, quiet
+        self.rank, self.ranks = distributed.get_rank(), distributed.get_world_size()
+        if recipe.batch < self.ranks:
+            raise UsageError(
+                f"expected a batch of at least one sample per process, found {recipe.batch}; raise --batch"
+            )
+        self.tensors = checkpoints.parameters(network)  # structured name → weight or buffer
+        trainable = [p for p in network.parameters() if p.trainable]
+        self.optimizer = paddle.optimizer.Adam(
+            learning_rate=recipe.lr,
+            parameters=trainable,
+            weight_decay=paddle.regularizer.L2Decay(recipe.l2) if recipe.l2 else None,
+            grad_clip=paddle.nn.ClipGradByGlobalNorm(recipe.clip_norm),
+        )
+        self.average: dict[str, np.ndarray] = {}
+        self.sampler = task.sampler()
+        self.step = 0
+        self.rewarm_from = 0
+        self.best: dict[str, Any] = {}
+        self.history: dict[str, list] = {"train": [], "validation": []}
+        self.seconds = 0.0
+        self._stop = False
+        self._resume()
+
+    def run(self) -> dict[str, Any]:
+        """Train up to `recipe.steps`; returns the best validation's metrics.
+
+        Raises Interrupted after saving, ModelError for a loss that is no number, OSError for a full disk.
+        """
+        paddle.seed(self.recipe.seed + self.rank)
+        model = paddle.DataParallel(self.network) if self.ranks > 1 else self.network
+        self.network.train()
+        if not self.average and self.recipe.average_decay:
+            self.average = self._weights()
+        meter = _Meter(self.step, self.recipe, quiet=self.quiet or self.rank > 0)
+        with self._signals(), Feeder(self.sampler, self._load, self.step) as feeder:
+            started, before = time.monotonic(), self.seconds
+            while self.step < self.recipe.steps:
+                rate = learning_rate(self.recipe, self.step, self.rewarm_from)
+                loss, parts = self._one_step(model, feeder.next(), rate)
+                self.step += 1
+                self.seconds = before + time.monotonic() - started
+                meter.add(loss, parts)
+                if self.step % self.recipe.log_every == 0 or self.step == self.recipe.steps:
+                    self.history["train"].append(meter.record(self.step, rate, self.seconds))
+                last = self.step == self.recipe.steps
+                if last or self.step % self.recipe.validate_every == 0:
+                    self._validate(meter)
+                if last or self._stop or self.step % self.recipe.save_every == 0:
+                    self._save(feeder.state)
+                if self._stop:
+                    raise Interrupted(f"interrupted at step {self.step}")
+        return self.best
+
+    def _load(self, draw: Draw) -> Any:
+        return self.task.load(draw.share(self.rank, self.ranks))
+
+    def _one_step(self, model: paddle.nn.Layer, batch: Any, rate: float) -> tuple[float, dict[str, float]]:
+        loss, parts = self.task.loss(model, batch)
+        value = float(loss)
+        if not np.isfinite(value):
+            raise ModelError(
+                f"step {self.step + 1}: the loss is {value}, first seen in {self._culprit(batch)}; "
+                "lower --lr or resume from the last state"
+            )
+        loss.backward()
+        self.optimizer.set_lr(rate)
+        self.optimizer.step()
+        self.optimizer.clear_grad()
+        if self.average and (self.step + 1) % AVERAGE_EVERY == 0:
+            self._update_average((self.step + 1) // AVERAGE_EVERY)
+        return value, parts
+
+    def _update_average(self, updates: int) -> None:
+        # Early on the average must forget the random start: it behaves like a plain mean of all weights so far.
+        decay = min(self.recipe.average_decay**AVERAGE_EVERY, (1 + updates) / (10 + updates))
+        for name, tensor in self.tensors.items():
+            value = tensor.numpy()
+            if value.dtype == np.float32:
+                self.average[name] += (1.0 - decay) * (value - self.average[name])
+            else:
+                self.average[name] = value
+
+    def _weights(self) -> dict[str, np.ndarray]:
+        return {name: np.array(tensor.numpy()) for name, tensor in self.tensors.items()}
+
+    def _validate(self, meter: _Meter) -> None:
+        """Score the averaged weights with the run-time pipeline; only the first process does, the others wait."""
+        if self.rank == 0:
+            with self.averaged():
+                metrics = self.task.validate(self.network, self.recipe.validate_samples)
+                self.history["validation"].append({"step": self.step, **metrics})
+                names = self.task.metric_names
+                if not self.best or [metrics[n] for n in names] >= [self.best["metrics"][n] for n in names]:
+                    self.best = {"step": self.step, "metrics": metrics}
+                    if self.on_best:
+                        self.on_best(metrics, self.step)
+            shown = "  ".join(f"{name} {metrics[name]:.4f}" for name in metrics if isinstance(metrics[name], float))
+            meter.say(f"step {self.step}  validation: {shown}  (best at step {self.best['step']})")
+        if self.ranks > 1:
+            distributed.barrier()
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The network in eval mode with the averaged weights; the raw ones and train mode are back afterwards."""
+        raw = self._weights() if self.average else {}
+        self._assign(self.average)
+        self.network.eval()
+        try:
+            yield
+        finally:
+            self._assign(raw)
+            self.network.train()
+
+    def _assign(self, arrays: dict[str, np.ndarray]) -> None:
+        for name, array in arrays.items():
+            self.tensors[name].set_value(array)
+
+    def _save(self, sampler_state: dict[str, int]) -> None:
+        if self.folder is None or self.rank > 0:
+            return
+        weights = self._weights()
+        broken = [name for name, array in weights.items() if not np.isfinite(array).all()]
+        if broken:
+            raise ModelError(f"step {self.step}: {broken[0]} is no longer finite; lower --lr or resume the last state")
+        RunState(
+            step=self.step,
+            identity=self.identity,
+            recipe=self.recipe.to_json(),
+            weights=weights,
+            average=self.average,
+            moments=self._moments(),
+            sampler=sampler_state,
+            rewarm_from=self.rewarm_from,
+            best=self.best,
+            history=self.history,
+            seconds=self.seconds,
+        ).save(self.folder)
+
+    def _resume(self) -> None:
+        state = load_state(self.folder) if self.folder else None
+        if state is None:
+            return
+        assert self.folder is not None
+        changed = [key for key in self.identity if state.identity.get(key) != self.identity[key]]
+        if changed:
+            key = changed[0]
+            raise UsageError(
+                f"{self.folder / STATE}: expected a run with {key} {self.identity[key]!r}, found one with "
+                f"{state.identity.get(key)!r}; give another --out, or remove the folder to start afresh"
+            )
+        shapes = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+        if {name: array.shape for name, array in state.weights.items()} != shapes:
+            raise ModelError(f"{self.folder / STATE}: expected this network's weights, found others; remove the folder")
+        self._assign(state.weights)
+        self.average = {name: np.array(array) for name, array in state.average.items()}
+        if self.recipe.average_decay and not self.average:
+            self.average = self._weights()
+        if not self.recipe.average_decay:
+            self.average = {}
+        self._restore_moments(state.moments)
+        self.sampler.restore(state.sampler)
+        self.step, self.best, self.history, self.seconds = state.step, state.best, state.history, state.seconds
+        finished = state.step >= state.recipe["steps"]
+        self.rewarm_from = state.step if finished else state.rewarm_from
+
+    def _parameter_names(self) -> dict[str, str]:
+        """paddle's process-wide parameter name → structured name."""
+        return {tensor.name: name for name, tensor in self.tensors.items()}
+
+    def _moments(self) -> dict[str, np.ndarray]:
+        state = self.optimizer.state_dict()
+        return {
+            f"{structured}|{kind}": np.array(state[f"{name}_{kind}"].numpy())
+            for name, structured in self._parameter_names().items()
+            for kind in ADAM_STATE
+            if f"{name}_{kind}" in state
+        }
+
+    def _restore_moments(self, moments: dict[str, np.ndarray]) -> None:
+        names = {structured: name for name, structured in self._parameter_names().items()}
+        state = {}
+        for key, array in moments.items():
+            structured, _, kind = key.partition("|")
+            state[f"{names[structured]}_{kind}"] = paddle.to_tensor(array)
+        if state:
+            self.optimizer.set_state_dict(state)
+
+    def _culprit(self, batch: Any) -> str:
+        """The first weight, else the first layer output, that is not finite."""
+        for name, tensor in self.tensors.items():
+            if not np.isfinite(tensor.numpy()).all():
+                return f"the weights {name}"
+        seen: list[str] = []
+
+        def watch(name: str) -> Any:
+            def hook(_layer: Any, _inputs: Any, output: Any) -> None:
+                outputs = output if isinstance(output, (list, tuple)) else [output]
+                if any(isinstance(o, paddle.Tensor) and not np.isfinite(o.numpy()).all() for o in outputs):
+                    seen.append(name)
+
+            return hook
+
+        hooks = [
+            layer.register_forward_post_hook(watch(name))
+            for name, layer in self.network.named_sublayers()
+            if not layer.sublayers()
+        ]
+        try:
+            with paddle.no_grad():
+                self.task.loss(self.network, batch)
+        finally:
+            for handle in hooks:
+                handle.remove()
+        return f"the output of layer {seen[0]}" if seen else "the loss itself"
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """The first Ctrl-C or SIGTERM ends the run after the current step; a second one ends it at once."""
+
+        def ask(number: int, _frame: Any) -> None:
+            if self._stop:
+                raise KeyboardInterrupt
+            self._stop = True
+
+        try:
+            old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread: whoever runs us there handles signals
+            old = {}
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+
+class _Meter:
+    """Mean loss since the last record, and how far the run is, on stderr."""
+
+    def __init__(self, step: int, recipe: Recipe, quiet: bool) -> None:
+        self.steps, self.quiet, self.tty = recipe.steps, quiet, sys.stderr.isatty()
+        self.first, self.started = step, time.monotonic()
+        self._reset()
+
+    def _reset(self) -> None:
+        self.losses: list[float] = []
+        self.parts: dict[str, float] = {}
+
+    def add(self, loss: float, parts: dict[str, float]) -> None:
+        self.losses.append(loss)
+        for name, value in parts.items():
+            self.parts[name] = self.parts.get(name, 0.0) + value
+
+    def record(self, step: int, rate: float, seconds: float) -> dict[str, Any]:
+        count = len(self.losses)
+        mean = sum(self.losses) / count
+        parts = {name: total / count for name, total in self.parts.items()}
+        pace = (step - self.first) / max(time.monotonic() - self.started, 1e-9)
+        left = (self.steps - step) / pace
+        shown = "".join(f"  {name} {value:.3f}" for name, value in parts.items())
+        line = (
+            f"step {step}/{self.steps}  loss {mean:.4f}{shown}  lr {rate:.2e}  "
+            f"{pace:.2f} steps/s  eta {left / 60:.1f} min"
+        )
+        if self.tty and not self.quiet:
+            filled = 24 * step // max(self.steps, 1)
+            print(f"\r[{'#' * filled}{'.' * (24 - filled)}] {line}", end="   ", file=sys.stderr, flush=True)
+        else:
+            self.say(line)
+        self._reset()
+        return {"step": step, "loss": mean, **parts, "lr": rate, "seconds": round(seconds, 1)}
+
+    def say(self, line: str) -> None:
+        if not self.quiet:
+            print(f"{chr(10) if self.tty else ''}{line}", file=sys.stderr, flush=True)
