@@ -36,7 +36,8 @@ def measure(folders: list[Path], rounds: int, warmup: int) -> list[dict]:
 
     from lite_runtime.engine import open_nb
 
-    rows, runs = [], []
+    rows: list[dict] = []
+    runs = []
     for folder in folders:
         engine, manifest = open_nb(folder)
         if manifest.task not in DEFAULT_SHAPES:

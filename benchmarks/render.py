@@ -1,0 +1,81 @@
+"""Result rows → text table, Markdown and one self-contained HTML page. JSON is the truth; all of these are made of it.
+
+A row is {"task", "variant", "form", "params", "macs", "weight_bytes", "nb_bytes", "metric", "latency_ms"}, where metric
+is {"name", "value", "low", "high", "images"}, latency_ms is {"median", "low", "high"} or a word that says why there is
+none, and a figure that does not apply is None.
+"""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import command
+
+TASK_NAMES = {"det": "detector", "cls": "classifier", "rec": "recognizer", "system": "system"}
+HEADERS = ("model", "variant", "params", "MACs", "weights", ".nb file", "accuracy", "host ms")
+PHONE_ONLY = "phone only"
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """The texts of one row, in the order of HEADERS."""
+    return [
+        TASK_NAMES[row["task"]],
+        row["variant"] if not row.get("form") else f"{row['variant']}, {row['form']}",
+        "" if row.get("params") is None else f"{row['params']:,}",
+        "" if row.get("macs") is None else f"{row['macs'] / 1e6:,.1f} M",
+        _size(row.get("weight_bytes")),
+        _size(row.get("nb_bytes")),
+        _metric(row.get("metric")),
+        _latency(row.get("latency_ms")),
+    ]
+
+
+def text_table(rows: list[dict[str, Any]]) -> str:
+    return command.table(HEADERS, [cells(row) for row in rows])
+
+
+def markdown_table(rows: list[dict[str, Any]]) -> str:
+    lines = [" | ".join(HEADERS), "|".join(["---", "---", *["---:"] * (len(HEADERS) - 2)])]
+    lines += [" | ".join(cells(row)) for row in rows]
+    return "\n".join(f"| {line} |" if "---" not in line else f"|{line}|" for line in lines)
+
+
+def html_page(title: str, rows: list[dict[str, Any]], photos: list[dict[str, Any]], notes: list[str]) -> str:
+    """The report as one file. photos: {"title", "image" (path of an annotated image), "lines" ([(text, score)])}."""
+    from jinja2 import Environment, StrictUndefined, select_autoescape
+
+    environment = Environment(autoescape=select_autoescape(default=True), undefined=StrictUndefined, trim_blocks=True)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(
+        title=title,
+        headers=HEADERS,
+        rows=[{"task": row["task"], "cells": cells(row)} for row in rows],
+        photos=[{**photo, "data": data_uri(Path(photo["image"]))} for photo in photos],
+        notes=notes,
+    )
+
+
+def data_uri(path: Path) -> str:
+    kind = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}[path.suffix.lower()]
+    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+
+
+def _size(count: int | None) -> str:
+    if count is None:
+        return ""
+    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.0f} KB"
+
+
+def _metric(metric: dict[str, Any] | None) -> str:
+    if metric is None:
+        return ""
+    return f"{metric['name']} {metric['value']:.4f}"
+
+
+def _latency(latency: dict[str, float] | str | None) -> str:
+    if latency is None or isinstance(latency, str):
+        return latency or ""
+    return f"{latency['median']:.1f}"
