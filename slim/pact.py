@@ -1,0 +1,230 @@
+"""PACT: int8 training in which every quantized layer learns where to clip its input.
+
+Choi et al. 2018, "PACT: Parameterized Clipping Activation for Quantized Neural Networks", arXiv:1805.06085, in the form
+of Du et al. 2020, "PP-OCR", arXiv:2009.09941, equation 2: activations are clipped to [-α, α] on both sides, because
+hard-swish is negative at times; on ReLU outputs that is the original. One α per tensor with an L2 of its own.
+
+PaddleSlim's QAT wraps the layers; this module says what it wraps, keeps the result loadable and takes PACT out again.
+Convolutions and linear layers become int8; LSTM and transposed convolutions stay float.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import paddle
+from paddle import nn
+from paddle.nn.quant import quant_layers
+
+import artifact
+from artifact import Manifest
+from command import ModelError
+from ocr_models import catalogue, checkpoints
+from ocr_models.pdparams import read_pdparams
+from ocr_models.prune_plan import PrunePlan
+from slim.calibration import Range, freeze_batch_norm
+
+QUANTIZATION = "pact-int8"
+ALPHA_L2 = 1e-3
+# Stands until calibration has seen data; activations behind batch norm are about of this size.
+ALPHA_START = 8.0
+MOVING_RATE = 0.9
+# Weights by channel and activations by moving average: the pair that Paddle-Lite's ARM int8 kernels read.
+# onnx_format: with it on, paddle.inference departs from the trained fake-quant network by up to .5 on the detector.
+CONFIG = {
+    "weight_quantize_type": "channel_wise_abs_max",
+    "activation_quantize_type": "moving_average_abs_max",
+    "weight_bits": 8,
+    "activation_bits": 8,
+    "moving_rate": MOVING_RATE,
+    "quantizable_layer_type": ["Conv2D", "Linear"],
+    "onnx_format": False,
+}
+_WRAPPED = (quant_layers.QuantizedConv2D, quant_layers.QuantizedLinear)
+
+
+def clip(x: paddle.Tensor, alpha: paddle.Tensor) -> paddle.Tensor:
+    """Equation 2: -α for x ≤ -α, x between, α for x ≥ α. The gradient of α is 1 above, -1 below, else 0."""
+    # Compared this way round a NaN stays one; paddle's minimum and maximum would clip it to α and hide it.
+    return paddle.where(x.abs() >= alpha, alpha * x.sign(), x)
+
+
+class PACT(nn.Layer):
+    """Learnable clipping of one tensor; QAT puts one before each activation's quantizer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        attr = paddle.ParamAttr(
+            initializer=nn.initializer.Constant(ALPHA_START),
+            regularizer=paddle.regularizer.L2Decay(ALPHA_L2),
+        )
+        self.alpha = self.create_parameter([1], attr=attr, dtype="float32")
+
+    def forward(self, x):
+        return clip(x, self.alpha)
+
+
+class QuantizedNetwork(nn.Layer):
+    """A network under fake quantization, in train or eval mode like the network itself.
+
+    network: float, pruned or not; it is wrapped in place. `forward` has the network's own shapes.
+    """
+
+    def __init__(self, network: nn.Layer) -> None:
+        super().__init__()
+        self.qat = _qat()
+        self.network = self.qat.quantize(network)
+        # QAT keeps a copy of the float network for an export that this class does itself.
+        self.qat._model = None
+
+    def forward(self, x):
+        return self.network(x)
+
+    def quantized_layers(self) -> dict[str, nn.Layer]:
+        """The int8 layers by the structured name that they have in the float network."""
+        return {
+            float_name(name): layer for name, layer in self.network.named_sublayers() if isinstance(layer, _WRAPPED)
+        }
+
+    def alphas(self) -> dict[str, float]:
+        """Clipping level α in front of each int8 layer."""
+        return {name: float(layer._act_preprocess.alpha) for name, layer in self.quantized_layers().items()}
+
+    def scales(self) -> dict[str, float]:
+        """Activation that the largest int8 value stands for, in front of each int8 layer."""
+        return {name: float(layer._fake_quant_input._scale) for name, layer in self.quantized_layers().items()}
+
+    def set_alpha_rate(self, rate: float) -> None:
+        """Learning rate of each α as a multiple of the network's: `rate` times the α it starts from.
+
+        Adam moves every parameter by about the learning rate a step, whatever its size; a multiple of α lets small
+        and large activations learn equally fast.
+        """
+        for layer in self.quantized_layers().values():
+            alpha = layer._act_preprocess.alpha
+            alpha.optimize_attr["learning_rate"] = rate * float(alpha)
+
+    def calibrate(self, ranges: Mapping[str, Range], batches: Iterable[paddle.Tensor]) -> None:
+        """Start every α and every scale from what `slim.calibration.observe` saw in the float network.
+
+        Then `batches` (N, 3, H, W) go through once, so that the scales know the quantized activations, too.
+        Raises ModelError when a layer was not observed.
+        """
+        for name, layer in self.quantized_layers().items():
+            if name not in ranges:
+                raise ModelError(f"{name}: expected the range of its input, found none; calibrate on the same network")
+            level, peak = ranges[name]
+            layer._act_preprocess.alpha.set_value(paddle.to_tensor([level]))
+            _set_scale(layer._fake_quant_input, min(level, peak))
+        self.train()
+        freeze_batch_norm(self)
+        with paddle.no_grad():
+            for x in batches:
+                self(x)
+        self.eval()
+
+    def seal(self) -> None:
+        """Bound every scale by its α, for ever: without PACT the quantizer alone then clips no later than PACT.
+
+        The scale is a moving average of what α let through, so it may lag behind an α that shrinks.
+        """
+        for layer in self.quantized_layers().values():
+            if layer._act_preprocess is None:
+                continue
+            scale, alpha = float(layer._fake_quant_input._scale), float(layer._act_preprocess.alpha)
+            _set_scale(layer._fake_quant_input, min(scale, alpha))
+
+    def detach_pact(self) -> None:
+        """Take the clipping out; a sealed network computes the same without it."""
+        for layer in self.quantized_layers().values():
+            layer._act_preprocess = None
+
+    def save_inference(self, path_prefix: str | Path, input_spec: list[Any]) -> None:
+        """Write `path_prefix`.pdmodel and .pdiparams with fake-quant operators, for opt and paddle.inference.
+
+        input_spec: [InputSpec] as for paddle.jit.save. The network is used up. Paddle's mode (static or dynamic) and
+        its global scope are left as they were found.
+        """
+        path_prefix = Path(path_prefix)
+        self.seal()
+        self.detach_pact()
+        self.eval()
+        with _dynamic_mode(), paddle.static.scope_guard(paddle.static.Scope()), quiet():
+            # Traced here, as a whole graph: left to itself the saver drops input_spec with a warning.
+            traced = paddle.jit.to_static(self.network, input_spec=input_spec, full_graph=True)
+            self.qat.imperative_qat.save_quantized_model(traced, str(path_prefix))
+        path_prefix.with_name(path_prefix.name + ".pdiparams.info").unlink(missing_ok=True)
+
+
+def float_name(name: str) -> str:
+    """Structured name in the float network of a layer inside QAT's wrappers."""
+    return ".".join(part for part in name.split(".") if part != "_layer")
+
+
+def load_quantized(folder: str | Path) -> tuple[QuantizedNetwork, Manifest]:
+    """The fake-quant network of a quantized checkpoint artifact, from the artifact alone, in eval mode.
+
+    Built from the manifest's network and prune plan, wrapped, and filled with weights, α and scales; every key matches.
+    Raises ArtifactError for a damaged folder, ModelError for one that is not quantized or not exactly this network.
+    """
+    folder = Path(folder)
+    manifest = artifact.load(folder, kind="checkpoint")
+    found = manifest.compression.get("quantization")
+    if found != QUANTIZATION:
+        raise ModelError(
+            f"{folder}: expected a checkpoint with quantization {QUANTIZATION}, found {found or 'a float one'}; "
+            "make one with slim/quantize.py"
+        )
+    network = catalogue.build(manifest.network)
+    plan = manifest.compression.get("prune_plan")
+    if plan:
+        PrunePlan.load(folder / plan).apply(network)
+    quantized = QuantizedNetwork(network)
+    path = folder / checkpoints.WEIGHTS
+    checkpoints.assign(quantized.network, read_pdparams(path), path)
+    quantized.eval()
+    return quantized, manifest
+
+
+def _qat() -> Any:
+    with quiet():
+        from paddleslim.dygraph.quant import QAT
+
+        return QAT(copy.deepcopy(CONFIG), act_preprocess=PACT)
+
+
+def _set_scale(quantizer: nn.Layer, scale: float) -> None:
+    """Put a moving average at rest at `scale`: as if infinitely many batches had shown it."""
+    steady = 1.0 / (1.0 - MOVING_RATE)
+    quantizer._scale.set_value(paddle.to_tensor([scale]))
+    quantizer._state.set_value(paddle.to_tensor([steady]))
+    quantizer._accum.set_value(paddle.to_tensor([steady * scale]))
+
+
+@contextlib.contextmanager
+def _dynamic_mode() -> Iterator[None]:
+    was_dynamic = paddle.in_dynamic_mode()
+    paddle.disable_static()
+    try:
+        yield
+    finally:
+        if was_dynamic:
+            paddle.disable_static()
+        else:
+            paddle.enable_static()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence PaddleSlim, which logs each variable that it touches and each operator that it does not know."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(previous)
