@@ -24,6 +24,7 @@ from typing import Any
 import artifact
 import command
 from artifact import ArtifactError, Manifest
+from slim import cpu_environment
 
 PRUNE_PLAN = "prune_plan"
 
@@ -68,7 +69,7 @@ def _finetune(args: argparse.Namespace, manifest: Manifest, folder: Path) -> int
     if args.out.exists() and not (run_folder / STATE).is_file():
         raise ArtifactError(f"{args.out}: expected a folder that does not exist yet, found one; give another --out")
 
-    _prepare_environment(args.threads)
+    cpu_environment.prepare(args.threads)
     import cv2
     import paddle
 
@@ -79,7 +80,7 @@ def _finetune(args: argparse.Namespace, manifest: Manifest, folder: Path) -> int
 
     # paddle says at every batch norm that it does what it always does in train mode.
     warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
-    cv2.setNumThreads(args.threads)
+    cv2.setNumThreads(1)  # the reading thread must not take the training's cores
     if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1:
         paddle.distributed.init_parallel_env()
     first = paddle.distributed.get_rank() == 0
@@ -156,21 +157,6 @@ def _start(args: argparse.Namespace, scratch: Path) -> tuple[Manifest, Path]:
             f"{args.parent}: expected a float checkpoint, found a quantized one; train those with slim/quantize.py"
         )
     return manifest.replace(parent=artifact.digest(args.parent), extra={}, made_by={}, files={}), args.parent
-
-
-def _prepare_environment(threads: int) -> None:
-    """Threads and matrix kernels of Paddle's bundled MKL; they are read when paddle is first imported.
-
-    That MKL (2019) takes its slow path on processors that are not Intel's unless told otherwise (7: AVX-512, 5: AVX2).
-    """
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = str(threads)
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return
-    if "AuthenticAMD" in flags:
-        os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "7" if "avx512f" in flags else "5")
 
 
 def _cell(value: Any) -> str:

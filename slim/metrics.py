@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
@@ -116,14 +117,16 @@ def direction(right: np.ndarray) -> dict[str, float]:
 
 
 def bootstrap(
-    records: Sequence | np.ndarray,
-    measure: Callable[[Sequence], dict[str, float]],
+    records: Any,
+    measure: Callable[[Any], dict[str, float]],
     *,
     rounds: int = 1000,
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """Percentile interval of every value of `measure` of a record set (images, lines) drawn again with replacement.
+    """Percentile interval of every value of `measure` over records (images, lines) drawn again with replacement.
+
+    records: a list, or an array of (N, …) of which rows are drawn.
 
     Returns name → (low, high); of an empty set the point value twice.
     """

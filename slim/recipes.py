@@ -128,7 +128,7 @@ def parse_recipe(record: dict[str, Any], where: str) -> Recipe:
     missing = sorted(set(required) - set(record))
     if missing:
         raise UsageError(f"{where}: expected the keys {', '.join(missing)}, found none; add them")
-    values = {}
+    values: dict[str, Any] = {}
     for key, value in record.items():
         wanted = hints[key]
         if wanted is float and isinstance(value, int) and not isinstance(value, bool):

@@ -76,7 +76,7 @@ def load_state(folder: Path) -> RunState | None:
             arrays = {name: file[name] for name in file.files if name != "record"}
         if record.pop("format") != FORMAT:
             raise ValueError("another format")
-        groups: dict[str, dict[str, np.ndarray]] = {group: {} for group in ARRAYS}
+        groups: dict[str, Any] = {group: {} for group in ARRAYS}
         for name, array in arrays.items():
             group, _, key = name.partition("/")
             groups[group][key] = array

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from command import UsageError
 from lite_runtime.detector import TextDetector
 from lite_runtime.direction import DirectionClassifier
 from lite_runtime.pipeline import OcrPipeline
@@ -23,9 +24,20 @@ from slim.metrics import Counts
 
 # Crops in memory at a time; the stages make their own, smaller batches of them.
 CHUNK = 256
+LABEL_FILE = "label.txt"
 
 T = TypeVar("T")
 Scene = tuple[Path, list[tuple[str, np.ndarray]]]
+
+
+def find_labels(folder: Path, task: str) -> Path:
+    """DIR/<task>/label.txt, else DIR/label.txt. Raises UsageError where neither is."""
+    for path in (folder / task / LABEL_FILE, folder / LABEL_FILE):
+        if path.is_file():
+            return path
+    raise UsageError(
+        f"{folder}: expected {task}/{LABEL_FILE}, found none; make data with slim/synthesize.py or give another folder"
+    )
 
 
 def spread(samples: Sequence[T], limit: int | None) -> list[T]:
@@ -46,7 +58,7 @@ def score_detector(detector: TextDetector, scenes: Iterable[Scene]) -> list[Coun
 
 def score_classifier(classifier: DirectionClassifier, crops: Sequence[tuple[Path, int]]) -> np.ndarray:
     """(N,) whether each crop's direction (0 or 180) is told rightly."""
-    right = []
+    right: list[float] = []
     for start in range(0, len(crops), CHUNK):
         part = crops[start : start + CHUNK]
         angles, _ = classifier.classify([read_image(path) for path, _ in part])

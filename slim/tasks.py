@@ -18,15 +18,15 @@ from lite_runtime.options import Options
 from lite_runtime.recognizer import TextRecognizer
 from ocr_models.paddle_engine import NetworkEngine
 from slim import metrics, scoring
-from slim.datasets import ClsDataset, DetDataset, RecDataset
+from slim.datasets import CTC_STRIDE, ClsDataset, DetDataset, RecDataset, steps_needed
 from slim.labels import read_cls_labels, read_det_labels, read_rec_labels
 from slim.losses import CrossEntropyLoss, CTCLoss, DBLoss
 from slim.recipes import Recipe
 from slim.sampling import Draw, Sampler
 from slim.training import Task
 
-LABEL_FILE = "label.txt"
 BATCH_AT_VALIDATION = 32
+SQUEEZE = 1.25  # how much wider than the widest batch a training line may be
 
 
 def open_task(manifest: Manifest, recipe: Recipe, train: Path, validation: Path, charset: Sequence[str] = ()) -> Task:
@@ -39,7 +39,10 @@ def open_task(manifest: Manifest, recipe: Recipe, train: Path, validation: Path,
             f"expected a recipe for task {manifest.task}, found one for {recipe.task}; "
             f"give --config configs/{manifest.task}.yaml"
         )
-    train_file, validation_file = find_labels(train, manifest.task), find_labels(validation, manifest.task)
+    train_file, validation_file = (
+        scoring.find_labels(train, manifest.task),
+        scoring.find_labels(validation, manifest.task),
+    )
     if manifest.task == "det":
         return DetTask(manifest, recipe, train_file, validation_file)
     if manifest.task == "cls":
@@ -47,18 +50,8 @@ def open_task(manifest: Manifest, recipe: Recipe, train: Path, validation: Path,
     return RecTask(manifest, recipe, train_file, validation_file, charset)
 
 
-def find_labels(folder: Path, task: str) -> Path:
-    """DIR/<task>/label.txt, else DIR/label.txt. Raises UsageError where neither is."""
-    for path in (folder / task / LABEL_FILE, folder / LABEL_FILE):
-        if path.is_file():
-            return path
-    raise UsageError(
-        f"{folder}: expected {task}/{LABEL_FILE}, found none; make data with slim/synthesize.py or give another folder"
-    )
-
-
 class DetTask:
-    metric_names = ("hmean", "precision", "recall")
+    metric_names: tuple[str, ...] = ("hmean", "precision", "recall")
 
     def __init__(self, manifest: Manifest, recipe: Recipe, train: Path, validation: Path) -> None:
         assert manifest.input is not None
@@ -90,7 +83,7 @@ class DetTask:
 
 
 class ClsTask:
-    metric_names = ("accuracy",)
+    metric_names: tuple[str, ...] = ("accuracy",)
 
     def __init__(self, manifest: Manifest, recipe: Recipe, train: Path, validation: Path) -> None:
         assert manifest.input is not None
@@ -121,7 +114,7 @@ class ClsTask:
 
 
 class RecTask:
-    metric_names = ("accuracy", "ned")
+    metric_names: tuple[str, ...] = ("accuracy", "ned")
 
     def __init__(
         self, manifest: Manifest, recipe: Recipe, train: Path, validation: Path, charset: Sequence[str]
@@ -135,9 +128,17 @@ class RecTask:
 
     def sampler(self) -> Sampler:
         widths = np.asarray(self.recipe.widths)
-        # A line wider than the widest batch is squeezed into it, as at run time.
+        # A line somewhat wider than the widest batch is squeezed into it, as at run time; beyond that, or with more
+        # characters than CTC then has steps for, it would teach nothing.
         slots = widths[np.minimum(np.searchsorted(widths, self.data.widths), len(widths) - 1)]
-        groups = {int(width): np.flatnonzero(slots == width) for width in widths}
+        needed = np.array([steps_needed(text) for text in self.data.texts])
+        usable = (self.data.widths <= SQUEEZE * widths[-1]) & (needed <= slots // CTC_STRIDE)
+        if not usable.any():
+            raise UsageError(
+                f"expected lines of at most {SQUEEZE * widths[-1]:.0f} px at height {self.data.height}, found none; "
+                "give wider `widths` in the recipe"
+            )
+        groups = {int(width): np.flatnonzero(usable & (slots == width)) for width in widths}
         return Sampler(
             {width: members for width, members in groups.items() if len(members)},
             self._batch_of,
