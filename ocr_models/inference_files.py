@@ -21,7 +21,7 @@ from command import ModelError
 PROGRAM = "inference.pdmodel"
 WEIGHTS = "inference.pdiparams"
 
-_DTYPES = {
+_DTYPES: dict[int, np.dtype[Any]] = {
     framework_pb2.VarType.FP16: np.dtype("<f2"),
     framework_pb2.VarType.FP32: np.dtype("<f4"),
     framework_pb2.VarType.FP64: np.dtype("<f8"),

@@ -105,14 +105,14 @@ def _slot(op: Any, name: str) -> list[str]:
 
 def _attributes(op: Any, names: tuple[str, ...]) -> tuple[Any, ...]:
     """The attributes in a form that compares equal across float32 rounding."""
-    found = {}
+    found: dict[str, Any] = {}
     for attr in op.attrs:
         if attr.name in names:
             kind = framework_pb2.AttrType.Name(attr.type)
             if kind in ("INTS", "LONGS"):
                 found[attr.name] = tuple(attr.ints or attr.longs)
             else:
-                value = getattr(attr, {"FLOAT": "f", "INT": "i", "STRING": "s", "BOOLEAN": "b"}.get(kind, "i"))
+                value: Any = getattr(attr, {"FLOAT": "f", "INT": "i", "STRING": "s", "BOOLEAN": "b"}.get(kind, "i"))
                 found[attr.name] = round(value, 9) if isinstance(value, float) else value
     return tuple(found.get(name) for name in names)
 
