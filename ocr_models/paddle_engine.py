@@ -53,10 +53,8 @@ class InferenceEngine:
         """x (N, 3, H, W) float32 → the model's output, a copy that outlives the next call."""
         if self._predictor is None:
             raise ModelError(f"{self.folder}: expected an open engine, found a closed one; open it again")
-        fits = x.ndim == len(self.shape) and all(
-            want in (-1, size) for want, size in zip(self.shape[1:], x.shape[1:], strict=True)
-        )
-        if not fits or x.dtype != np.float32:
+        # Height and width are the manifest's matter: published programs declare sizes that they do not insist on.
+        if x.ndim != 4 or x.shape[1] != self.shape[1] or x.dtype != np.float32:
             raise ModelError(
                 f"{self.folder}: expected a float32 input {list(self.shape)}, found {x.dtype} {list(x.shape)}; "
                 "prepare it as the manifest says"

@@ -50,12 +50,11 @@ def test_inference_equals_the_network(classifier, folder, x, onednn, optimize):
 @pytest.mark.parametrize(
     "bad",
     [
-        np.zeros((1, 3, 48, 100), np.float32),
         np.zeros((1, 1, 48, 192), np.float32),
         np.zeros((3, 48, 192), np.float32),
         np.zeros((1, 3, 48, 192), np.float64),
     ],
-    ids=["width", "channels", "rank", "dtype"],
+    ids=["channels", "rank", "dtype"],
 )
 def test_an_input_that_does_not_fit_is_refused(folder, bad):
     with pytest.raises(ModelError, match="expected a float32 input"):

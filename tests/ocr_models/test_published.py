@@ -69,7 +69,7 @@ def test_a_network_of_other_settings_is_refused(tmp_path):
     paddle.jit.save(paddle.jit.to_static(layer.forward, input_spec=spec, full_graph=True), str(tmp_path / "inference"))
     with pytest.raises(ModelError, match=r"\(96, 100\), found \(96, 97\)"):
         checkpoints.import_published(network("rec_mv3_crnn_en", classes=100), tmp_path)
-    with pytest.raises(ModelError, match="hidden|settings"):
+    with pytest.raises(ModelError, match=r"shape \(80, 97\)|settings"):
         checkpoints.import_published(network("rec_mv3_crnn_en", hidden=40), tmp_path)
 
 
