@@ -8,6 +8,7 @@ what the real Lite runtime has to answer can be worked out on paper. Runs in a p
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
@@ -68,7 +69,7 @@ class Rec(paddle.nn.Layer):
         return F.softmax(paddle.transpose(paddle.squeeze(steps, axis=2), [0, 2, 1]), axis=-1)
 
 
-MODELS = {
+MODELS: dict[str, tuple[type[paddle.nn.Layer], artifact.Input, dict[str, Any]]] = {
     "det": (
         Det,
         artifact.Input((-1, 3, -1, -1), HALF, HALF, multiple_of=32, limit_side_len=960, limit_type="max"),

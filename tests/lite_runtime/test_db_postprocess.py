@@ -27,7 +27,9 @@ def box_map(*boxes: tuple[int, int, int, int, float], size: tuple[int, int] = (9
 
 
 def found(prob_map: np.ndarray, image_shape: tuple[int, int] | None = None, **changes) -> tuple[np.ndarray, np.ndarray]:
-    return db.boxes_from_prob_map(prob_map, **{**RULES, **changes}, image_shape=image_shape or prob_map.shape)
+    return db.boxes_from_prob_map(
+        prob_map, **{**RULES, **changes}, image_shape=image_shape or (prob_map.shape[0], prob_map.shape[1])
+    )
 
 
 def rectangle(x0: float, y0: float, x1: float, y1: float) -> list[list[float]]:
