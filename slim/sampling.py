@@ -16,8 +16,9 @@ import numpy as np
 
 T = TypeVar("T")
 
-# One batch in this many is padded to the next width, because at run time a line may share its batch with a wider one.
-WIDEN_ONE_IN = 6
+# The share of line batches that is padded as far as at run time. Tight batches are cheaper; but a recognizer that has
+# never seen a wide margin does not read a line that has one.
+PADDED_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Sampler:
 
     groups: width in px → indices of the samples of that width ({0: all} where width does not matter).
     batch_of: width → samples in a batch. widest_of: step → the widest group that takes part.
+    padded_of: width of a group → width of its batches at run time.
     A group is chosen in proportion to samples / batch size, so that all samples are seen equally often.
     """
 
@@ -47,6 +49,7 @@ class Sampler:
     batch_of: Callable[[int], int]
     seed: int
     widest_of: Callable[[int], int] | None = None
+    padded_of: Callable[[int], int] | None = None
     positions: dict[int, int] = field(default_factory=dict)
 
     def draw(self, step: int) -> Draw:
@@ -58,11 +61,9 @@ class Sampler:
             widths = [min(w for w in self.groups if len(self.groups[w]))]
         rng = np.random.default_rng([self.seed, 1, step])
         weights = np.array([len(self.groups[w]) / self.batch_of(w) for w in widths])
-        at = int(rng.choice(len(widths), p=weights / weights.sum()))
-        group = widths[at]
-        width = group
-        if group and at + 1 < len(widths) and rng.integers(WIDEN_ONE_IN) == 0:
-            width = widths[at + 1]
+        group = width = widths[int(rng.choice(len(widths), p=weights / weights.sum()))]
+        if self.padded_of and rng.random() < PADDED_SHARE:
+            width = self.padded_of(group)
         return Draw(step, tuple(self._take(group, self.batch_of(width))), width, (self.seed, 2, step))
 
     def _take(self, group: int, count: int) -> Iterator[int]:

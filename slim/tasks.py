@@ -15,6 +15,7 @@ from command import UsageError
 from lite_runtime.detector import TextDetector
 from lite_runtime.direction import DirectionClassifier
 from lite_runtime.options import Options
+from lite_runtime.preprocess import bucket_width
 from lite_runtime.recognizer import TextRecognizer
 from ocr_models.paddle_engine import NetworkEngine
 from slim import metrics, scoring
@@ -144,7 +145,12 @@ class RecTask:
             self._batch_of,
             self.recipe.seed,
             self.recipe.widest_px,
+            self._padded_of,
         )
+
+    def _padded_of(self, width: int) -> int:
+        assert self.manifest.input is not None
+        return max(width, bucket_width(width, self.manifest.input.width_buckets))
 
     def _batch_of(self, width: int) -> int:
         recipe = self.recipe
