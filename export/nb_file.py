@@ -124,6 +124,12 @@ class NbFile:
     def outputs(self) -> list[str]:
         return [name for op in self.ops if op.type == "fetch" for names in op.inputs.values() for name in names]
 
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of the first output, -1 for a free side; () where the file does not say."""
+        var = self.vars.get(self.outputs[0]) if self.outputs else None
+        return var.shape if var else ()
+
     def kernels(self) -> dict[str, dict[str, int]]:
         """Op type → precision of its kernel → count, in the order of first use; feed and fetch left out."""
         counts: dict[str, Counter[str]] = {}

@@ -11,7 +11,6 @@ from command import ModelError, UsageError
 from export import program
 from export.program import Program
 
-
 CHARSET = "charset.txt"
 
 

@@ -1,0 +1,87 @@
+"""Judges a `.nb` file without running it: what an ARM file allows on any other machine."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from artifact import Manifest
+from export import nb_file, opt, parity, program
+from export.nb_file import NbFile
+from export.parity import Finding
+from export.program import Program
+from export.to_nb import CONVOLUTIONS, FILE, convolutions
+
+WEIGHT_QUANTIZER = "fake_channel_wise_quantize_dequantize_abs_max"
+INPUT_QUANTIZER = "fake_quantize_dequantize_moving_average_abs_max"
+
+
+def check_nb(folder: Path, manifest: Manifest, inference: Path) -> list[Finding]:
+    """Compare an nb artifact with the inference model that it was made from.
+
+    Raises ModelError for files that cannot be read or converted.
+    """
+    nb = nb_file.read(folder / FILE)
+    model = program.read(inference)
+    target, precision = manifest.extra.get("target", ""), manifest.extra.get("precision", "")
+    name = folder.name
+    found = ", ".join(sorted(nb.targets))
+    findings = [Finding(f"{name}: kernels for", target, found, nb.targets == {target})]
+    # opt may fold a 1x1 convolution into the one before it, so the file may have fewer.
+    wanted = sum(kind in CONVOLUTIONS for kind in model.ops)
+    counts = convolutions(nb)
+    had = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+    findings.append(Finding(f"{name}: convolutions", f"{wanted} or fewer", had, 0 < sum(counts.values()) <= wanted))
+    if model.quantized:
+        findings += _quantized(name, nb, model)
+    findings.append(_same_conversion(folder, nb, model, target, precision))
+    return findings
+
+
+def _quantized(name: str, nb: NbFile, model: Program) -> list[Finding]:
+    axes, scales = quantized_layers(model)
+    compared = parity.quantized_weights(nb, model.weights(), axes, scales)
+    layers = sum(
+        op.kernel is not None and op.kernel.precision == "int8" and "Input0_scale" in op.attributes for op in nb.ops
+    )
+    found = Finding("int8 layers", str(len(axes)), str(layers), layers == len(axes))
+    return [Finding(f"{name}: {f.what}", f.expected, f.found, f.passed) for f in (found, *compared)]
+
+
+def quantized_layers(model: Program) -> tuple[dict[str, int], dict[str, float]]:
+    """Of a fake-quant program: quantized weight → axis of its channels, and → where its layer's input is clipped."""
+    weights = model.weights()
+    axis_of: dict[str, tuple[str, int]] = {}  # output of a weight's quantizer → (weight, axis)
+    level_of: dict[str, float] = {}  # output of an input's quantizer → level
+    axes: dict[str, int] = {}
+    levels: dict[str, float] = {}
+    for op in model.block.ops:
+        inputs = {slot.parameter: list(slot.arguments) for slot in op.inputs}
+        outputs = {slot.parameter: list(slot.arguments) for slot in op.outputs}
+        if op.type == WEIGHT_QUANTIZER:
+            axis = next((attribute.i for attribute in op.attrs if attribute.name == "quant_axis"), 0)
+            axis_of[outputs["Out"][0]] = (inputs["X"][0], axis)
+        elif op.type == INPUT_QUANTIZER:
+            level_of[outputs["Out"][0]] = float(weights[inputs["InScale"][0]].reshape(-1)[0])
+        else:
+            data = [name for names in inputs.values() for name in names]
+            quantized = next((axis_of[name] for name in data if name in axis_of), None)
+            level = next((level_of[name] for name in data if name in level_of), None)
+            if quantized and level is not None:
+                axes[quantized[0]] = quantized[1]
+                levels[quantized[0]] = level
+    return axes, levels
+
+
+def _same_conversion(folder: Path, nb: NbFile, model: Program, target: str, precision: str) -> Finding:
+    """Convert once more and compare the bytes: the file then holds this model's weights and nothing else."""
+    what = f"{folder.name}: a fresh conversion"
+    with tempfile.TemporaryDirectory() as temporary:
+        fresh = Path(temporary) / FILE
+        opt.convert(model.model, model.params, fresh, target=target, fp16=precision == "fp16")
+        again = nb_file.read(fresh)
+        if again.opt_version != nb.opt_version:
+            found = f"made by {again.opt_version}, not {nb.opt_version}: not compared"
+            return Finding(what, "the same bytes", found, True)
+        same = fresh.read_bytes() == (folder / FILE).read_bytes()
+        return Finding(what, "the same bytes", "the same bytes" if same else "other bytes", same)
