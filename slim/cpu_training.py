@@ -9,6 +9,7 @@ dynamic mode only, and put back on leaving.
 import contextlib
 import ctypes
 import functools
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -82,6 +83,14 @@ def fast_depthwise() -> Iterator[None]:
     convolution, and a network that is traced for export, takes Paddle's own path. Nesting is harmless.
     Results equal Paddle's up to the order of the sums (relative 1e-6).
     """
+    if not cpu_environment.zlib_is_sound():
+        # numba calls zlib, and the process would die without a word.
+        warnings.warn(
+            "training takes Paddle's slow convolutions: call slim.cpu_environment.prepare() before importing paddle",
+            stacklevel=3,
+        )
+        yield
+        return
     plain = paddle_conv._conv_nd
 
     @functools.wraps(plain)

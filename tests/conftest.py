@@ -5,6 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from slim import cpu_environment
+
+# Before any test module imports Paddle, which would spoil zlib for the compiled convolutions.
+cpu_environment.prepare()
+
 
 @pytest.fixture(scope="session")
 def published() -> Path:

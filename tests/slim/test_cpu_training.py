@@ -195,7 +195,28 @@ def test_what_the_user_set_stays(monkeypatch):
     assert cpu_environment.os.environ["OMP_NUM_THREADS"] == "3"
 
 
+ENVIRONMENT_FIRST = (
+    "from slim import cpu_environment; cpu_environment.prepare(); import paddle, zlib; zlib.compress(b'a')"
+)
+PADDLE_FIRST = """
+import paddle
+from slim.cpu_training import fast_depthwise
+with fast_depthwise():
+    x = paddle.ones([1, 2, 5, 5])
+    print(float(paddle.nn.functional.conv2d(x, paddle.ones([2, 1, 3, 3]), groups=2).max()))
+"""
+
+
 def test_zlib_works_beside_paddle():
-    code = "from slim import cpu_environment; cpu_environment.prepare(); import paddle, zlib; zlib.compress(b'a' * 99)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", ENVIRONMENT_FIRST], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-500:]
+
+
+def test_this_suite_compiles():
+    assert cpu_environment.zlib_is_sound(), "tests/conftest.py must call prepare() before Paddle is imported"
+
+
+def test_paddle_imported_first_is_slow_at_worst():
+    done = subprocess.run([sys.executable, "-c", PADDLE_FIRST], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-500:]
+    assert done.stdout.split()[-1] == "9.0"
