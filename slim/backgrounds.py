@@ -108,7 +108,9 @@ def clutter(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
             cv2.rectangle(picture, (x, y), (x + w, y + h), paint, -1 if rng.random() < 0.7 else 2)
         elif shape == 1:
             axes = (size // 2 + 2, int(size * rng.uniform(0.2, 0.7)) + 2)
-            cv2.ellipse(picture, (x, y), axes, int(rng.integers(0, 180)), 0, 360, paint, -1 if rng.random() < 0.6 else 3)
+            cv2.ellipse(
+                picture, (x, y), axes, int(rng.integers(0, 180)), 0, 360, paint, -1 if rng.random() < 0.6 else 3
+            )
         elif shape == 2:
             ends = rng.integers(-2 * size, 2 * size + 1, 2)
             cv2.line(picture, (x, y), (x + int(ends[0]), y + int(ends[1])), paint, int(rng.integers(1, 9)))

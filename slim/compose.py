@@ -6,7 +6,7 @@ Quads are clockwise from the top-left corner of the text as it reads, whichever 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +14,13 @@ import cv2
 import numpy as np
 
 from lite_runtime.crop import crop_quad
-from slim import backgrounds, degrade
+from slim import backgrounds
+from slim.inking import blend, ground, ink_on, inked, photographed
 from slim.lettering import Lettering, letter
 from slim.text_source import TextSource, tells_direction
 
 LINE_HEIGHT_PX = 48  # higher crops are scaled down to it: the networks see 32 and 48
 SCENE_SIZES = ((480, 640), (640, 480), (600, 800), (640, 640), (640, 800), (560, 720))
-MIN_CONTRAST = 60  # grey levels between text and what is behind it
 MAX_SPREAD = 42  # standard deviation of grey levels that text without a panel may stand on
 IGNORED = "###"
 
@@ -56,8 +56,8 @@ def _line(rng: np.random.Generator, shop: Workshop, text: str) -> tuple[np.ndarr
     line = letter(font, size, text, _tracking(rng, text))
     alpha = _with_neighbours(rng, shop, font, size, line)
     height, width = alpha.shape
-    picture, ink = _ground(rng, shop, height, width)
-    picture = _inked(rng, picture, alpha, ink, size)
+    picture, ink = ground(rng, shop.backgrounds, height, width)
+    picture = inked(rng, picture, alpha, ink, size)
     x0, y0, x1, y1 = line.box
     if (x1 - x0) < 0.8 * (y1 - y0):  # the pipeline turns tall crops, so no reader ever meets them upright
         grow = (0.8 * (y1 - y0) - (x1 - x0)) / 2
@@ -68,7 +68,7 @@ def _line(rng: np.random.Generator, shop: Workshop, text: str) -> tuple[np.ndarr
         warp, size_to = _warp(rng, height, width, *_tilt(rng))
         picture = cv2.warpPerspective(picture, warp, size_to, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         quad = mapped(warp, quad)
-    picture = _photographed(rng, picture, size)
+    picture = photographed(rng, picture, size)
     quad = quad + rng.uniform(-0.025, 0.025, (4, 2)) * (y1 - y0)
     crop = crop_quad(picture, quad.astype(np.float32))
     if crop.shape[0] > LINE_HEIGHT_PX:
@@ -92,7 +92,7 @@ def make_scene(rng: np.random.Generator, shop: Workshop) -> tuple[np.ndarray, li
     if rng.random() < 0.1:
         block = _block(rng, shop, 1, height, width, size=int(rng.integers(5, 8)))
         lines += [(IGNORED, quad) for _, quad in _placed(rng, scene, taken, block)]
-    return _photographed(rng, scene, 22), lines
+    return photographed(rng, scene, 22), lines
 
 
 @dataclass(frozen=True)
@@ -141,15 +141,17 @@ def _block(
             left = pad + (second if column else (inner - _wide(cell)) // 2 if centred and len(cells) == 1 else 0)
             lines.append((text, _paste(alpha, cell, left, top)))
     if rng.random() < 0.55:
-        surface, ink = _ground(rng, shop, *alpha.shape)
+        surface, ink = ground(rng, shop.backgrounds, *alpha.shape)
         if rng.random() < 0.25:
             edge = tuple(int(v) for v in backgrounds.colour(rng))
             cv2.rectangle(surface, (1, 1), (alpha.shape[1] - 2, alpha.shape[0] - 2), edge, max(1, pad // 6))
-        return _Block(_inked(rng, surface, alpha, ink, base), np.full_like(alpha, 255), lines)
+        return _Block(inked(rng, surface, alpha, ink, base), np.full_like(alpha, 255), lines)
     return _Block(np.zeros((*alpha.shape, 3), np.uint8), alpha, lines)
 
 
-def _placed(rng: np.random.Generator, scene: np.ndarray, taken: np.ndarray, block: _Block) -> list[tuple[str, np.ndarray]]:
+def _placed(
+    rng: np.random.Generator, scene: np.ndarray, taken: np.ndarray, block: _Block
+) -> list[tuple[str, np.ndarray]]:
     """Warp the block into a free part of the scene, in place; [] when it finds none."""
     height, width = scene.shape[:2]
     rows, columns = block.alpha.shape
@@ -158,114 +160,25 @@ def _placed(rng: np.random.Generator, scene: np.ndarray, taken: np.ndarray, bloc
         if w >= width - 4 or h >= height - 4:
             continue
         x, y = int(rng.integers(2, width - w - 1)), int(rng.integers(2, height - h - 1))
-        outline = np.rint(mapped(warp, _corners(0, 0, columns, rows)) + (x, y)).astype(np.int32)
+        place = np.array([x, y], np.int32)
+        outline = np.rint(mapped(warp, _corners(0, 0, columns, rows)) + place).astype(np.int32)
         claim = np.zeros_like(taken[y : y + h, x : x + w])
-        cv2.fillConvexPoly(claim, outline - np.array([x, y], np.int32), 255)
+        cv2.fillConvexPoly(claim, outline - place, 255)
         if cv2.countNonZero(claim & taken[y : y + h, x : x + w]):
             continue
         part = scene[y : y + h, x : x + w]
         alpha = cv2.warpPerspective(block.alpha, warp, (w, h), flags=cv2.INTER_LINEAR)
         if block.alpha.min() == 255:
             paint = cv2.warpPerspective(block.paint, warp, (w, h), borderMode=cv2.BORDER_REPLICATE)
-            part[...] = _blend(part, paint, alpha)
+            part[...] = blend(part, paint, alpha)
         else:
             inside, spread = cv2.meanStdDev(part, mask=claim)
             if float(spread.max()) > MAX_SPREAD:
                 continue
-            part[...] = _inked(rng, part, alpha, _ink(rng, inside[:, 0]), rows)
+            part[...] = inked(rng, part, alpha, ink_on(rng, inside[:, 0]), rows)
         taken[y : y + h, x : x + w] |= claim
-        return [(text, mapped(warp, _corners(*box)) + (x, y)) for text, box in block.lines]
+        return [(text, mapped(warp, _corners(*box)) + place) for text, box in block.lines]
     return []
-
-
-def _ground(rng: np.random.Generator, shop: Workshop, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """A surface to write on and an ink that can be read on it."""
-    drawn = rng.random()
-    if drawn < 0.22:  # print as most print is: dark on near white
-        base = int(rng.integers(200, 256))
-        paper = np.clip(base + rng.integers(-10, 11, 3), 0, 255).astype(np.uint8)
-        ink = np.clip(int(rng.integers(0, 70)) + rng.integers(-12, 13, 3), 0, 255).astype(np.uint8)
-        return np.broadcast_to(paper, (height, width, 3)).copy(), ink
-    if drawn < 0.4 or height > backgrounds.POOL_SIZE[0] or width > backgrounds.POOL_SIZE[1]:
-        picture = backgrounds.flat(rng, height, width)
-    elif drawn < 0.6:
-        picture = backgrounds.gradient(rng, height, width)
-        # Strong gradients cross every ink's grey: keep a third of the range.
-        middle = np.array(cv2.mean(picture)[:3], np.float32)
-        picture = (middle + (picture - middle) * np.float32(0.35) + np.float32(0.5)).astype(np.uint8)
-    else:
-        picture = shop.backgrounds.piece(rng, height, width)
-        if rng.random() < 0.7:
-            middle = np.array(cv2.mean(picture)[:3], np.float32)
-            calm = np.float32(rng.uniform(0.2, 0.7))
-            picture = (middle + (picture - middle) * calm + np.float32(0.5)).astype(np.uint8)
-    return picture, _ink(rng, np.array(cv2.mean(picture)[:3]))
-
-
-def _ink(rng: np.random.Generator, behind: np.ndarray) -> np.ndarray:
-    """(3,) uint8 colour whose grey differs from `behind` by at least MIN_CONTRAST; black and white most often."""
-    grey = _grey(behind)
-    drawn = rng.random()
-    if drawn < 0.55:
-        dark = grey > 127 if rng.random() < 0.9 or not 70 < grey < 185 else grey <= 127
-        level = rng.integers(0, 40) if dark else rng.integers(215, 256)
-        return np.clip(level + rng.integers(-10, 11, 3), 0, 255).astype(np.uint8)
-    for _ in range(8):
-        ink = rng.integers(0, 256, 3).astype(np.uint8)
-        if abs(_grey(ink) - grey) >= MIN_CONTRAST:
-            return ink
-    return np.full(3, 15 if grey > 127 else 240, np.uint8)
-
-
-def _grey(bgr: np.ndarray) -> float:
-    return 0.114 * float(bgr[0]) + 0.587 * float(bgr[1]) + 0.299 * float(bgr[2])
-
-
-def _inked(rng: np.random.Generator, picture: np.ndarray, alpha: np.ndarray, ink: np.ndarray, size: float) -> np.ndarray:
-    """The text laid on: plain, with a drop shadow, an outline, or a little transparent."""
-    style = rng.random()
-    if style < 0.07:
-        reach = max(1, round(size * rng.uniform(0.03, 0.08)))
-        fallen = np.zeros_like(alpha)
-        fallen[reach:, reach:] = alpha[:-reach, :-reach]
-        shade = np.uint8(0 if _grey(ink) > 90 else 255)
-        fallen = cv2.blur(fallen, (2 * (reach // 2) + 1,) * 2) // 2
-        picture = _blend(picture, np.full((1, 1, 3), shade, np.uint8), fallen)
-    elif style < 0.12 and size >= 20:
-        reach = max(3, 2 * round(size * 0.04) + 1)
-        grown = cv2.dilate(alpha, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach)))
-        rim = np.uint8(10 if _grey(ink) > 127 else 245)
-        picture = _blend(picture, np.full((1, 1, 3), rim, np.uint8), grown)
-    elif style < 0.3:
-        alpha = (alpha.astype(np.uint16) * int(rng.integers(190, 256)) // 255).astype(np.uint8)
-    return _blend(picture, ink.reshape(1, 1, 3), alpha)
-
-
-def _blend(under: np.ndarray, over: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """over where alpha is 255, under where it is 0; in integers."""
-    share = alpha.astype(np.int32)[..., None]
-    return ((under * (255 - share) + over * share + 127) // 255).astype(np.uint8)
-
-
-def _photographed(rng: np.random.Generator, picture: np.ndarray, size: float) -> np.ndarray:
-    """Light, lens, sensor and compression, each on a part of the pictures; `size` px scales the blur."""
-    if rng.random() < 0.4:
-        picture = degrade.uneven_light(picture, rng, float(rng.uniform(0.05, 0.35)))
-    if rng.random() < 0.12:
-        picture = degrade.shadow(picture, rng, 0.5)
-    if rng.random() < 0.15:  # a flat tone curve: low contrast
-        keep, lift = int(rng.integers(130, 230)), int(rng.integers(0, 80))
-        picture = np.minimum(picture.astype(np.int32) * keep // 255 + lift, 255).astype(np.uint8)
-    drawn = rng.random()
-    if drawn < 0.4:
-        picture = degrade.defocus(picture, float(rng.uniform(0.2, 0.035 * size + 0.35)))
-    elif drawn < 0.52:
-        picture = degrade.motion(picture, float(rng.uniform(1.5, 0.08 * size + 2.0)), float(rng.uniform(0, math.pi)))
-    if rng.random() < 0.4:
-        picture = degrade.sensor_noise(picture, rng, float(rng.uniform(1, 9)))
-    if rng.random() < 0.35:
-        picture = degrade.jpeg(picture, int(rng.integers(35, 92)))
-    return picture
 
 
 def _with_neighbours(rng: np.random.Generator, shop: Workshop, font: Path, size: int, line: Lettering) -> np.ndarray:
@@ -338,6 +251,3 @@ def mapped(warp: np.ndarray, points: np.ndarray) -> np.ndarray:
     u = (warp[0, 0] * x + warp[0, 1] * y + warp[0, 2]) / scale
     v = (warp[1, 0] * x + warp[1, 1] * y + warp[1, 2]) / scale
     return np.stack([u, v], axis=1)
-
-
-Maker = Callable[[np.random.Generator, Workshop], tuple[np.ndarray, object]]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -18,28 +19,7 @@ from artifact import Input
 from command import UsageError
 from lite_runtime import preprocess
 from slim import augment, db_targets
-from slim.labels import (
-    IGNORED,
-    read_cls_labels,
-    read_det_labels,
-    read_rec_labels,
-    write_cls_labels,
-    write_det_labels,
-    write_rec_labels,
-)
-
-__all__ = [
-    "BucketSampler",
-    "ClsDataset",
-    "DetDataset",
-    "RecDataset",
-    "read_cls_labels",
-    "read_det_labels",
-    "read_rec_labels",
-    "write_cls_labels",
-    "write_det_labels",
-    "write_rec_labels",
-]
+from slim.labels import IGNORED, read_cls_labels, read_det_labels, read_rec_labels
 
 CTC_STRIDE = 4  # px of width for each step of the recognizer's output
 
@@ -151,63 +131,7 @@ class RecDataset:
 
 def steps_needed(text: str) -> int:
     """CTC steps that a text takes at least: one a character, and a blank between two equal ones."""
-    return len(text) + sum(a == b for a, b in zip(text, text[1:], strict=False))
-
-
-class BucketSampler:
-    """Batches of lines of like width, as a function of the step: the same after a resume and on every machine.
-
-    widths: (N,) px; buckets: allowed batch widths, ascending; pixels: batch size x width that a batch should have
-    (so a wide bucket has small batches); rank, world: this process's share of the batches of a distributed run.
-    """
-
-    def __init__(
-        self,
-        widths: np.ndarray,
-        buckets: Sequence[int],
-        *,
-        pixels: int,
-        seed: int,
-        max_batch: int = 128,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
-        self.seed, self.rank, self.world = seed, rank, world
-        self._groups: list[tuple[int, int, np.ndarray]] = []
-        of = np.minimum(np.searchsorted(np.asarray(buckets), widths), len(buckets) - 1)
-        for number, width in enumerate(buckets):
-            members = np.flatnonzero(of == number)
-            if len(members):
-                size = int(np.clip(pixels // width, 1, min(max_batch, len(members))))
-                self._groups.append((int(width), size, members))
-        batches = sum(len(members) // size for _, size, members in self._groups)
-        self._per_epoch = batches // world
-        if self._per_epoch < 1:
-            raise UsageError(f"expected at least {world} batches, found {batches}; give more lines or smaller batches")
-        self._epoch: tuple[int, list[tuple[int, np.ndarray]]] = (-1, [])
-
-    def __len__(self) -> int:
-        """Batches an epoch on this rank."""
-        return self._per_epoch
-
-    def batch(self, step: int) -> tuple[int, np.ndarray]:
-        """(width px, indices) of a step from 0; the leftovers of a bucket wait for the next epoch's shuffle."""
-        epoch, position = divmod(step, self._per_epoch)
-        if self._epoch[0] != epoch:
-            self._epoch = (epoch, self._shuffled(epoch))
-        return self._epoch[1][position * self.world + self.rank]
-
-    def _shuffled(self, epoch: int) -> list[tuple[int, np.ndarray]]:
-        rng = np.random.default_rng([self.seed, epoch])
-        batches = []
-        for width, size, members in self._groups:
-            order = rng.permutation(members)
-            batches += [(width, order[i : i + size]) for i in range(0, len(order) - size + 1, size)]
-        return [batches[i] for i in rng.permutation(len(batches))]
-
-    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
-        """One epoch, the first."""
-        return (self.batch(step) for step in range(len(self)))
+    return len(text) + sum(a == b for a, b in pairwise(text))
 
 
 class ClsDataset:
@@ -233,9 +157,7 @@ class ClsDataset:
 
 
 def _padded(image: np.ndarray, input: Input, width: int) -> np.ndarray:
-    return preprocess.pad_right(
-        image, input.shape[2], width, mean=input.mean, std=input.std, pad_value=input.pad_value
-    )
+    return preprocess.pad_right(image, input.shape[2], width, mean=input.mean, std=input.std, pad_value=input.pad_value)
 
 
 class DetDataset:
@@ -274,7 +196,7 @@ class DetDataset:
             quads = quads * (to[0] / image.shape[1], to[1] / image.shape[0])
             image, scale = cv2.resize(image, to, interpolation=cv2.INTER_AREA), 1.0
         matrix = np.diag([scale, scale, 1.0])
-        turn = augment.geometry(*image.shape[:2], rng, strength)
+        turn = augment.geometry(image.shape[0], image.shape[1], rng, strength)
         matrix = matrix if turn is None else matrix @ turn
         quads = augment.warp_points(quads, matrix)
         shift = self._window(quads, (image.shape[1] * scale, image.shape[0] * scale), rng)

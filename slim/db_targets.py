@@ -34,7 +34,7 @@ def shrink_distance(quad: np.ndarray, ratio: float = SHRINK_RATIO) -> float:
 
 
 def offset(quad: np.ndarray, distance: float) -> np.ndarray | None:
-    """The polygon (m, 2) float32 whose border lies `distance` px outside the quad's (negative: inside); None if none."""
+    """The polygon (m, 2) float32 `distance` px outside the quad (negative: inside); None if nothing is left."""
     import pyclipper
 
     scale = 256  # pyclipper counts in integers

@@ -42,7 +42,7 @@ def defocus(image: np.ndarray, sigma: float) -> np.ndarray:
 
 def motion(image: np.ndarray, length_px: float, angle: float) -> np.ndarray:
     """Blur along a line of length_px at `angle` radians."""
-    side = int(math.ceil(length_px)) | 1
+    side = math.ceil(length_px) | 1
     if side < 3:
         return image
     big = np.zeros((side * 8, side * 8), np.float32)
@@ -51,7 +51,9 @@ def motion(image: np.ndarray, length_px: float, angle: float) -> np.ndarray:
     start, stop = (round(middle - dx), round(middle - dy)), (round(middle + dx), round(middle + dy))
     cv2.line(big, start, stop, 1.0, 6)
     kernel = cv2.resize(big, (side, side), interpolation=cv2.INTER_AREA)
-    return cv2.filter2D(image, -1, kernel / np.float32(math.fsum(kernel.ravel().tolist())), borderType=cv2.BORDER_REPLICATE)
+    return cv2.filter2D(
+        image, -1, kernel / np.float32(math.fsum(kernel.ravel().tolist())), borderType=cv2.BORDER_REPLICATE
+    )
 
 
 def sensor_noise(image: np.ndarray, rng: np.random.Generator, sigma: float) -> np.ndarray:

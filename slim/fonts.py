@@ -13,7 +13,19 @@ from command import UsageError
 
 ASCII = "".join(map(chr, range(32, 127)))
 # These map ASCII to glyphs of their own (calligraphic signs, brackets, Greek), so their cmap cannot be believed.
-DENYLIST = ("cmsy10", "cmex10", "cmmi10", "cmr10", "cmss10", "cmtt10", "cmb10", "stixsiz", "symbol", "wingding", "dingbat")
+DENYLIST = (
+    "cmsy10",
+    "cmex10",
+    "cmmi10",
+    "cmr10",
+    "cmss10",
+    "cmtt10",
+    "cmb10",
+    "stixsiz",
+    "symbol",
+    "wingding",
+    "dingbat",
+)
 FIELDS = ("path", "sha256", "package", "version", "licence")
 
 

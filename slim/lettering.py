@@ -49,8 +49,7 @@ def letter(path: Path, size: int, text: str, tracking: float = 0.0) -> Lettering
         width, top, bottom = x, -size * 1.3, size * 0.6
     else:
         starts = []
-        left, top, right, bottom = font.getbbox(text, anchor="ls")
-        width = right
+        _, top, width, bottom = font.getbbox(text, anchor="ls")
     baseline = round(pad + max(-top, size))
     canvas = Image.new("L", (int(width) + 2 * pad, int(baseline + max(bottom, size * 0.4)) + pad), 0)
     draw = ImageDraw.Draw(canvas)

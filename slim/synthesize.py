@@ -49,18 +49,26 @@ def read_recipe(path: Path | str) -> Recipe:
         record = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = command.one_line(str(error))
-        raise command.UsageError(f"{path}: expected a recipe in YAML, found {reason}; see configs/synth_*.yaml") from None
+        raise command.UsageError(
+            f"{path}: expected a recipe in YAML, found {reason}; see configs/synth_*.yaml"
+        ) from None
     needed, known = {"split", "seed", "fonts", "count"}, {"split", "seed", "fonts", "count", "hash"}
     if not isinstance(record, dict) or not needed <= set(record) <= known:
         found = ", ".join(map(str, record)) if isinstance(record, dict) else type(record).__name__
-        raise command.UsageError(f"{path}: expected {', '.join(sorted(known))}, found {found}; see configs/synth_*.yaml")
+        raise command.UsageError(
+            f"{path}: expected {', '.join(sorted(known))}, found {found}; see configs/synth_*.yaml"
+        )
     recipe = Recipe(**record)
     if recipe.split not in ("train", "test"):
         raise command.UsageError(f"{path}: split: expected train or test, found {recipe.split!r}")
     if type(recipe.seed) is not int or recipe.seed < 0:
         raise command.UsageError(f"{path}: seed: expected a whole number from 0, found {recipe.seed!r}")
     counts = recipe.count
-    if not isinstance(counts, dict) or set(counts) - set(TASKS) or any(type(n) is not int or n < 1 for n in counts.values()):
+    if (
+        not isinstance(counts, dict)
+        or set(counts) - set(TASKS)
+        or any(type(n) is not int or n < 1 for n in counts.values())
+    ):
         raise command.UsageError(f"{path}: count: expected det, rec, cls with a number each, found {counts!r}")
     if not isinstance(recipe.hash, dict) or set(recipe.hash) - set(TASKS):
         raise command.UsageError(f"{path}: hash: expected det, rec, cls with a sha256 each, found {recipe.hash!r}")
@@ -77,6 +85,24 @@ _shop: Any = None  # each worker's own; built once a process
 
 
 def _start_worker(split: str, seed: int, fonts: str) -> None:
+    """Prepare this process for drawing. Pool workers die with their parent, which ends them on Ctrl-C as well."""
+    import multiprocessing
+    import signal
+    import threading
+
+    if parent := multiprocessing.parent_process():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    prepare(split, seed, fonts)
+
+
+def _follow(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def prepare(split: str, seed: int, fonts: str) -> None:
+    """Make `draw` ready in this process. Changes cv2's settings for good."""
     global _shop
     import cv2
 
@@ -91,7 +117,7 @@ def _start_worker(split: str, seed: int, fonts: str) -> None:
     _shop = Workshop([face.path for face in read_list(fonts)], TextSource(split), Backgrounds(seed))
 
 
-def _draw_chunk(job: tuple[str, int, int, int, str]) -> int:
+def _draw_chunk(job: tuple[str, int, int, int, str]) -> None:
     """Draw samples start..stop of a task; the chunk counts as done when its record is in place."""
     task, seed, start, stop, folder = job
     part = Path(folder)
@@ -105,11 +131,10 @@ def _draw_chunk(job: tuple[str, int, int, int, str]) -> int:
         lines.append(line)
         digests.append(hashlib.sha256(data).hexdigest())
     _write_json(part / "chunks" / f"{start:06d}.json", {"lines": lines, "sha256": digests})
-    return stop - start
 
 
 def draw(task: str, seed: int, index: int, name: str) -> tuple[bytes, str]:
-    """(JPEG bytes, label line) of one sample; needs _start_worker in this process."""
+    """(JPEG bytes, label line) of one sample; needs prepare() in this process."""
     import numpy as np
 
     from slim import compose, labels
@@ -138,36 +163,41 @@ def synthesize(recipe: Recipe, task: str, out: Path, workers: int) -> dict[str, 
     if done.exists():
         record = _read_json(done / "dataset.json")
         if record.get("recipe") != wanted:
-            raise command.UsageError(f"{done}: expected no data or data of this recipe, found others; remove the folder")
-        return record
+            raise command.UsageError(
+                f"{done}: expected no data or data of this recipe, found others; remove the folder"
+            )
+        # What a hash vouches for is read again; large unpinned data are taken at their record's word.
+        return {**record, "sha256": measure(done)} if task in recipe.hash else record
     if part.exists():
         if _read_json(part / "recipe.json").get("recipe") != wanted:
-            raise command.UsageError(f"{part}: expected unfinished data of this recipe, found others; remove the folder")
+            raise command.UsageError(
+                f"{part}: expected unfinished data of this recipe, found others; remove the folder"
+            )
     else:
         (part / "chunks").mkdir(parents=True)
         _write_json(part / "recipe.json", {"recipe": wanted})
-    for _ in command.progress(_run_chunks(recipe, task, part, workers), task, total=recipe.count[task]):
+    chunks = len(range(0, recipe.count[task], CHUNK[task]))
+    for _ in command.progress(_run_chunks(recipe, task, part, workers), f"{task}, chunks of {CHUNK[task]}", chunks):
         pass
     return _finish(recipe, task, part, done, wanted)
 
 
-def _run_chunks(recipe: Recipe, task: str, part: Path, workers: int) -> Iterator[int]:
-    """Yield once a finished sample."""
+def _run_chunks(recipe: Recipe, task: str, part: Path, workers: int) -> Iterator[None]:
+    """Yield once a finished chunk."""
     import multiprocessing
 
     size, count = CHUNK[task], recipe.count[task]
     starts = range(0, count, size)
     missing = [start for start in starts if not (part / "chunks" / f"{start:06d}.json").is_file()]
     jobs = [(task, recipe.seed, start, min(start + size, count), str(part)) for start in missing]
-    yield from range(count - sum(stop - start for _, _, start, stop, _ in jobs))
+    yield from [None] * (len(starts) - len(jobs))
     if not jobs:
         return
     # spawn: cv2's settings and the pool of backgrounds belong to the workers, not to this process
     context = multiprocessing.get_context("spawn")
     setup = (recipe.split, recipe.seed, recipe.fonts)
     with context.Pool(min(workers, len(jobs)), initializer=_start_worker, initargs=setup) as pool:
-        for drawn in pool.imap_unordered(_draw_chunk, jobs):
-            yield from range(drawn)
+        yield from pool.imap_unordered(_draw_chunk, jobs)
 
 
 def _finish(recipe: Recipe, task: str, part: Path, done: Path, wanted: str) -> dict[str, Any]:
@@ -182,7 +212,6 @@ def _finish(recipe: Recipe, task: str, part: Path, done: Path, wanted: str) -> d
         digests += chunk["sha256"]
     labels = "".join(lines)
     (part / "label.txt").write_text(labels, encoding="utf-8")
-    total = hashlib.sha256(hashlib.sha256(labels.encode()).hexdigest().encode() + "".join(digests).encode())
     record = {
         "schema": SCHEMA,
         "task": task,
@@ -190,7 +219,7 @@ def _finish(recipe: Recipe, task: str, part: Path, done: Path, wanted: str) -> d
         "seed": recipe.seed,
         "count": recipe.count[task],
         "recipe": wanted,
-        "sha256": total.hexdigest(),
+        "sha256": _total(labels, digests),
     }
     if task == "det":
         record["boxes"] = labels.count('"transcription"') - labels.count('"transcription": "###"')
@@ -199,6 +228,17 @@ def _finish(recipe: Recipe, task: str, part: Path, done: Path, wanted: str) -> d
     (part / "recipe.json").unlink()
     part.rename(done)
     return record
+
+
+def measure(folder: Path) -> str:
+    """The dataset's sha256 from the files as they lie there."""
+    labels = (folder / "label.txt").read_text(encoding="utf-8")
+    images = [folder / line.partition("\t")[0] for line in labels.splitlines()]
+    return _total(labels, [hashlib.sha256(p.read_bytes()).hexdigest() if p.is_file() else "" for p in images])
+
+
+def _total(labels: str, digests: list[str]) -> str:
+    return hashlib.sha256((hashlib.sha256(labels.encode()).hexdigest() + "".join(digests)).encode()).hexdigest()
 
 
 def _write_json(path: Path, record: Any) -> None:
@@ -220,7 +260,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--recipe", required=True, help="configs/synth_train.yaml or configs/synth_test.yaml")
     parser.add_argument("--out", required=True, help="folder of the dataset")
     parser.add_argument("--only", choices=TASKS, action="append", help="make this part only; may be repeated")
-    parser.add_argument("--count", type=int, help="samples a part, instead of the recipe's (hashes are then not checked)")
+    parser.add_argument(
+        "--count", type=int, help="samples a part, instead of the recipe's (hashes are then not checked)"
+    )
     parser.add_argument("--seed", type=int, help="instead of the recipe's (hashes are then not checked)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     command.add_common(parser)

@@ -1,3 +1,4 @@
+# ruff: noqa: SIM905 (lists of words read best as text)
 """What the synthetic images say: words, phrases, numbers, prices, dates, codes, addresses, every ASCII character.
 
 A fifth of the vocabulary, chosen by each word's hash, belongs to the test split and appears in no training line.
@@ -212,7 +213,8 @@ class TextSource:
     def enclosed(self, rng: np.random.Generator) -> str:
         word = _cased(rng, self.word(rng))
         left, right = _pick(
-            rng, ["()", "[]", "{}", "<>", '""', "''", "``", "**", "||", "__", "~~", "//", ("$", ""), ("&", ";"), ("^", "")]
+            rng,
+            ["()", "[]", "{}", "<>", '""', "''", "``", "**", "||", "__", "~~", "//", ("$", ""), ("&", ";"), ("^", "")],
         )
         style = rng.random()
         if style < 0.75:
