@@ -7,6 +7,7 @@ a full disk leaves the last good state.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import zipfile
@@ -60,9 +61,12 @@ class RunState:
         arrays = {f"{group}/{name}": array for group in ARRAYS for name, array in getattr(self, group).items()}
         # Bytes, not an object array: the file must load without pickle, which would run code of a foreign file.
         arrays["record"] = np.frombuffer(json.dumps(record).encode(), np.uint8)
-        _replace(folder / STATE, lambda file: np.savez(file, **arrays))
+        # In memory first: an archive that is cut short by a full disk complains once more when it is collected.
+        archive = io.BytesIO()
+        np.savez(archive, **arrays)
+        _replace(folder / STATE, archive.getbuffer())
         text = json.dumps({"recipe": self.recipe, "best": self.best, **self.history}, indent=1)
-        _replace(folder / HISTORY, lambda file: file.write(text.encode()))
+        _replace(folder / HISTORY, text.encode())
 
 
 def load_state(folder: Path) -> RunState | None:
@@ -89,12 +93,12 @@ def load_state(folder: Path) -> RunState | None:
         ) from None
 
 
-def _replace(path: Path, write: Any) -> None:
+def _replace(path: Path, content: bytes | memoryview) -> None:
     """Write a file through a temporary neighbour that reaches the disk before it takes the name."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
-            write(file)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

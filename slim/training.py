@@ -110,6 +110,8 @@ class Trainer:
                     self.history["train"].append(meter.record(self.step, rate, self.seconds))
                 last = self.step == self.recipe.steps
                 if last or self.step % self.recipe.validate_every == 0:
+                    if self.folder and not (self.folder / STATE).exists():
+                        self._save(feeder.state)  # what on_best writes must never be there without a state to resume
                     self._validate(meter)
                 if last or self._stop or self.step % self.recipe.save_every == 0:
                     self._save(feeder.state)
