@@ -1,5 +1,8 @@
 """Result rows → text table, Markdown and one self-contained HTML page. JSON is the truth; all of these are made of it.
 
+    python benchmarks/render.py out/demo/results.json
+    python benchmarks/render.py ocr_models/pretrained/results.json --readme README.md
+
 A row is {"task", "variant", "form", "params", "macs", "weight_bytes", "nb_bytes", "metric", "latency_ms"}, where metric
 is {"name", "value", "low", "high", "images"}, latency_ms is {"median", "low", "high"} or a word that says why there is
 none, and a figure that does not apply is None.
@@ -7,7 +10,9 @@ none, and a figure that does not apply is None.
 
 from __future__ import annotations
 
+import argparse
 import base64
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +21,8 @@ import command
 TASK_NAMES = {"det": "detector", "cls": "classifier", "rec": "recognizer", "system": "system"}
 HEADERS = ("model", "variant", "params", "MACs", "weights", ".nb file", "accuracy", "host ms")
 PHONE_ONLY = "phone only"
+# A README's table stands between these lines, so that a command can write it and a test can compare it.
+README_START, README_END = "<!-- results: made by benchmarks/render.py -->", "<!-- end of results -->"
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 
@@ -79,3 +86,44 @@ def _latency(latency: dict[str, float] | str | None) -> str:
     if latency is None or isinstance(latency, str):
         return latency or ""
     return f"{latency['median']:.1f}"
+
+
+def in_readme(text: str, rows: list[dict[str, Any]]) -> str:
+    """The README's text with the table between its marks replaced. Raises UsageError where the marks are missing."""
+    before, start, rest = text.partition(README_START)
+    _, end, after = rest.partition(README_END)
+    if not start or not end:
+        raise command.UsageError(f"expected the lines {README_START} and {README_END}, found none; add them")
+    return f"{before}{start}\n{markdown_table(rows)}\n{end}{after}"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="render.py", description=__doc__.split("\n\n")[0])
+    parser.add_argument("results", type=Path, metavar="RESULTS.json", help="what benchmarks/demo.py measured")
+    parser.add_argument("--readme", type=Path, metavar="FILE", help="put the table into this Markdown file")
+    command.add_common(parser)
+    return parser
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a results file. Raises UsageError when it is not one."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        for row in rows:
+            cells(row)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        found = command.one_line(str(error)) or type(error).__name__
+        raise command.UsageError(f"{path}: expected a results file, found {found}; make one with make demo") from None
+    return rows
+
+
+def run(args: argparse.Namespace) -> int:
+    rows = read_rows(args.results)
+    if args.readme:
+        args.readme.write_text(in_readme(args.readme.read_text(encoding="utf-8"), rows), encoding="utf-8")
+    command.emit(args, rows, text_table(rows))
+    return command.EXIT_DONE
+
+
+if __name__ == "__main__":
+    command.main(build_parser(), run)
