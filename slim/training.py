@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from ocr_models import checkpoints
 from slim.recipes import Recipe, learning_rate
 from slim.run_state import STATE, RunState, load_state
 from slim.sampling import Draw, Feeder, Sampler
+from slim.training_log import Meter
 
 # Averaging touches every weight; at every fifth step it costs nothing and loses nothing.
 AVERAGE_EVERY = 5
@@ -97,7 +97,7 @@ class Trainer:
         self.network.train()
         if not self.average and self.recipe.average_decay:
             self.average = self._weights()
-        meter = _Meter(self.step, self.recipe, quiet=self.quiet or self.rank > 0)
+        meter = Meter(self.step, self.recipe, quiet=self.quiet or self.rank > 0)
         with self._signals(), Feeder(self.sampler, self._load, self.step) as feeder:
             started, before = time.monotonic(), self.seconds
             while self.step < self.recipe.steps:
@@ -151,7 +151,7 @@ class Trainer:
     def _weights(self) -> dict[str, np.ndarray]:
         return {name: np.array(tensor.numpy()) for name, tensor in self.tensors.items()}
 
-    def _validate(self, meter: _Meter) -> None:
+    def _validate(self, meter: Meter) -> None:
         """Score the averaged weights with the run-time pipeline; only the first process does, the others wait."""
         if self.rank == 0:
             with self.averaged():
@@ -299,44 +299,3 @@ class Trainer:
         finally:
             for number, handler in old.items():
                 signal.signal(number, handler)
-
-
-class _Meter:
-    """Mean loss since the last record, and how far the run is, on stderr."""
-
-    def __init__(self, step: int, recipe: Recipe, quiet: bool) -> None:
-        self.steps, self.quiet, self.tty = recipe.steps, quiet, sys.stderr.isatty()
-        self.first, self.started = step, time.monotonic()
-        self._reset()
-
-    def _reset(self) -> None:
-        self.losses: list[float] = []
-        self.parts: dict[str, float] = {}
-
-    def add(self, loss: float, parts: dict[str, float]) -> None:
-        self.losses.append(loss)
-        for name, value in parts.items():
-            self.parts[name] = self.parts.get(name, 0.0) + value
-
-    def record(self, step: int, rate: float, seconds: float) -> dict[str, Any]:
-        count = len(self.losses)
-        mean = sum(self.losses) / count
-        parts = {name: total / count for name, total in self.parts.items()}
-        pace = (step - self.first) / max(time.monotonic() - self.started, 1e-9)
-        left = (self.steps - step) / pace
-        shown = "".join(f"  {name} {value:.3f}" for name, value in parts.items())
-        line = (
-            f"step {step}/{self.steps}  loss {mean:.4f}{shown}  lr {rate:.2e}  "
-            f"{pace:.2f} steps/s  eta {left / 60:.1f} min"
-        )
-        if self.tty and not self.quiet:
-            filled = 24 * step // max(self.steps, 1)
-            print(f"\r[{'#' * filled}{'.' * (24 - filled)}] {line}", end="   ", file=sys.stderr, flush=True)
-        else:
-            self.say(line)
-        self._reset()
-        return {"step": step, "loss": mean, **parts, "lr": rate, "seconds": round(seconds, 1)}
-
-    def say(self, line: str) -> None:
-        if not self.quiet:
-            print(f"{chr(10) if self.tty else ''}{line}", file=sys.stderr, flush=True)
