@@ -114,11 +114,11 @@ class Demo:
         """Trainable network = paddle.inference = Paddle-Lite, and int8 by structure."""
         checks = []
         for name, checkpoint in self._checkpoints().items():
-            target = "x86" if self._nb(name, "x86").exists() else "arm"
-            folders = (checkpoint, self._inference(name), self._nb(name, target))
+            files = [self._nb(name, target) for target in ("x86", "arm") if self._nb(name, target).exists()]
+            folders = (checkpoint, self._inference(name), *files)
             report = self.out / "parity" / f"{name.replace('/', '-')}.json"
             report.parent.mkdir(parents=True, exist_ok=True)
-            argv = ("export/check_parity.py", *folders, "--images", SAMPLES)
+            argv = ("export/check_parity.py", *folders, "--data", self.test)
             checks.append(self._step(f"parity {name}", argv, report, folders, may_fall_short=True))
         self.runner.run(*checks)
 
@@ -315,7 +315,15 @@ def run(args: argparse.Namespace) -> int:
 def metric_of(report: dict[str, Any], task: str) -> dict[str, Any]:
     """The one figure of a task that the table shows, out of what slim/evaluate.py wrote."""
     headline = {"det": "hmean", "cls": "accuracy", "rec": "accuracy", "system": "f_score"}[task]
-    return {"name": headline, **report["tasks"][task]["metrics"][headline]}
+    result = report["results"][task]
+    low, high = result["intervals"][headline]
+    return {
+        "name": headline,
+        "value": result["metrics"][headline],
+        "low": low,
+        "high": high,
+        "samples": result["samples"],
+    }
 
 
 def drift(results: dict[str, Any], shipped: dict[str, Path]) -> list[str]:

@@ -4,7 +4,7 @@
     python benchmarks/render.py ocr_models/pretrained/results.json --readme README.md
 
 A row is {"task", "variant", "form", "params", "macs", "weight_bytes", "nb_bytes", "metric", "latency_ms"}, where metric
-is {"name", "value", "low", "high", "images"}, latency_ms is {"median", "low", "high"} or a word that says why there is
+is {"name", "value", "low", "high", "samples"}, latency_ms is {"median", "low", "high"} or a word that says why there is
 none, and a figure that does not apply is None.
 """
 
