@@ -24,8 +24,6 @@ FILE_NAMES = (
     ("__model__", "__params__"),
 )
 
-_QUANTIZERS = ("fake_quantize", "fake_channel_wise_quantize", "fake_dequantize", "quantize_linear", "dequantize_linear")
-
 
 @dataclass(frozen=True)
 class Program:
@@ -60,7 +58,9 @@ class Program:
     @cached_property
     def quantized(self) -> bool:
         """Whether it simulates int8 arithmetic, so that opt picks int8 kernels."""
-        return any(kind.startswith(_QUANTIZERS) for kind in self.ops)
+        from ocr_models.paddle_engine import is_quantized
+
+        return is_quantized(self.desc)
 
     def weights(self) -> dict[str, np.ndarray]:
         """Arrays by variable name. Raises ModelError where the file does not hold exactly the program's variables."""

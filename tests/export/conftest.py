@@ -1,0 +1,26 @@
+"""The stages of small seeded models, made once."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import seeded_models
+
+
+@pytest.fixture(scope="session")
+def stages(tmp_path_factory) -> Callable[[str], Path]:
+    """stages("det") → folder with checkpoint/, inference/, arm/ and x86/; "det-int8" has no x86/."""
+    root = tmp_path_factory.mktemp("stages")
+
+    def make(name: str) -> Path:
+        folder = root / name
+        if not folder.exists():
+            task, _, form = name.partition("-")
+            if form == "int8":
+                seeded_models.save_quantized(task, folder / "checkpoint")
+            else:
+                seeded_models.save_checkpoint(seeded_models.network(task), task, folder / "checkpoint")
+            seeded_models.export_all(folder / "checkpoint", ("arm",) if form == "int8" else ("arm", "x86"))
+        return folder
+
+    return make
