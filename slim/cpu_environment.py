@@ -3,12 +3,15 @@
 Measured with paddlepaddle 2.6.2 on an AMD processor: matrix products 2.5 (AVX2) to 4.4 (AVX-512) times faster.
 """
 
+import ctypes
 import functools
 import os
 import signal
 import sys
 import zlib
 from pathlib import Path
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 
 def prepare(threads: int | None = None) -> None:
@@ -18,8 +21,11 @@ def prepare(threads: int | None = None) -> None:
       its first call after `import paddle` lands half in the one and half in the other and crashes; a call now binds it.
     - Paddle's bundled MKL of 2019 falls back to SSE on processors that are not Intel's. MKL_DEBUG_CPU_TYPE names the
       path to take: 7 AVX-512, 5 AVX2. It is read at the first matrix product.
+    - glibc gives large blocks back to the kernel at every free, which clears their pages anew for every tensor of every
+      step. Keeping them makes a step of the classifier a third shorter.
     """
     zlib_is_sound()
+    _keep_freed_memory()
     path = _mkl_path(_cpu_info())
     if path:
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", path)
@@ -44,6 +50,13 @@ def zlib_is_sound() -> bool:
 
 def _try_zlib() -> bool:
     return zlib.decompress(zlib.compress(b"paddle")) == b"paddle"
+
+
+def _keep_freed_memory() -> None:
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc only
+    if mallopt:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _cpu_info() -> str:
