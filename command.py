@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from artifact import ArtifactError
@@ -145,6 +146,18 @@ def emit(args: argparse.Namespace, data: Any, text: str) -> None:
         print(json.dumps(data, indent=2, ensure_ascii=False))
     else:
         print(text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all; its folder must exist."""
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: expected its folder to exist, found none; make it or give another --out")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -18,7 +18,7 @@ import artifact
 import command
 from benchmarks.render import PHONE_ONLY, html_page, markdown_table, text_table
 from benchmarks.run_host import DEFAULT_SHAPES as HOST_SHAPES
-from benchmarks.steps import ROOT, Runner, Step, StepError, write_text
+from benchmarks.steps import ROOT, Runner, Step, StepError
 
 TASKS = ("det", "cls", "rec")
 PRETRAINED = Path("ocr_models/pretrained")
@@ -251,9 +251,9 @@ class Demo:
             for image in recorded
         ]
         rows = results["rows"]
-        write_text(self.out / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-        write_text(self.out / "table.md", markdown_table(rows) + "\n")
-        write_text(self.out / "report.html", html_page("PP-OCR Edge: before and after", rows, photos, NOTES))
+        command.write_text(self.out / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+        command.write_text(self.out / "table.md", markdown_table(rows) + "\n")
+        command.write_text(self.out / "report.html", html_page("PP-OCR Edge: before and after", rows, photos, NOTES))
         return text_table(rows)
 
     def _checkpoints(self) -> dict[str, Path]:

@@ -87,10 +87,7 @@ def run(args: argparse.Namespace) -> int:
         artifact.load(folder, kind="nb")
     rows = summarize(measure(args.artifacts, args.rounds, args.warmup))
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = args.out.with_name(f".{args.out.name}.tmp")
-        temporary.write_text(json.dumps({"schema": 1, "models": rows}, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(args.out)
+        command.write_text(args.out, json.dumps({"schema": 1, "models": rows}, indent=2) + "\n")
     cells = [
         [
             row["artifact"],

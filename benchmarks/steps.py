@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import artifact
+import command
 
 ROOT = Path(artifact.__file__).resolve().parent
 ROOMS = ("ocr_models", "slim", "export", "lite_runtime", "configs")
@@ -145,7 +146,7 @@ class Runner:
     def _remember(self, name: str, record: dict) -> None:
         with self._lock:
             state = {**self._state(), name: record}
-            write_text(self.folder / "steps.json", json.dumps(state, indent=2) + "\n")
+            command.write_text(self.folder / "steps.json", json.dumps(state, indent=2) + "\n")
 
     def _note_short(self, step: Step) -> None:
         with self._lock:
@@ -166,13 +167,6 @@ def step_key(step: Step) -> str:
     for path in step.inputs:
         content.update(_digest(path).encode())
     return content.hexdigest()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file whole, never half."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def _clear(path: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,9 +34,9 @@ COMMAND = "export/check_parity.py"
 
 # The same operators of the same library in the same order: nothing but the number of threads may round differently.
 AS_SAVED_TOLERANCE = 1e-6
-# Fused operators and other kernels add in another order. Sigmoid and softmax outputs then move by a few 1e-5 at most; a
-# wrong weight, scale or layout moves them by 1e-2 and more.
-FUSED_TOLERANCE = 1e-4
+# Fused operators and other kernels add in another order. On the steep part of a sigmoid that moves a probability by up
+# to 5e-5 (published detector, photos), in softmax outputs by 2e-5; a wrong weight, scale or layout by 1e-2 and more.
+FUSED_TOLERANCE = 5e-4
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -59,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=FUSED_TOLERANCE,
         help=f"largest difference of a probability where kernels differ (default {FUSED_TOLERANCE:g})",
     )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the result as JSON")
     command.add_common(parser)
     return parser
 
@@ -73,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
     folder = args.data / manifest.task if args.data else args.images
     images = parity_cases.read_images(folder, args.limit) if folder else parity_cases.draw_images(manifest.task)
     report = check(args.checkpoint, args.inference, args.nb, images, tolerance=args.tolerance)
+    if args.out is not None:
+        command.write_text(args.out, json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n")
     command.emit(args, report.to_json(), report.to_text())
     return 0 if report.passed else 1
 

@@ -17,7 +17,7 @@ from lite_runtime.engine import Engine
 from lite_runtime.options import Options
 
 # Sides of the detector's input as shares of what the manifest allows: the phone sees photos of every size.
-DETECTOR_SHARES = (1 / 3, 2 / 3, 1.0)
+SMALLER_SHARES = (2 / 3, 1 / 3)
 BATCHES = (1, 3, 6)
 # A batch of the widest lines takes a second; it shows nothing that one line does not.
 MAX_BATCH_WIDTH_PX = 320
@@ -64,11 +64,10 @@ def _detector_cases(manifest: Manifest, eats: Input, images: Sequence[np.ndarray
     engine: Engine = _NoEngine()
     base = Options.from_manifests(manifest)
     cases = []
-    for index in range(max(len(images), len(DETECTOR_SHARES))):
-        share = DETECTOR_SHARES[index % len(DETECTOR_SHARES)]
+    for share, image in [*((1.0, image) for image in images), *((share, images[0]) for share in SMALLER_SHARES)]:
         side = max(eats.multiple_of, round(base.limit_side_len * share))
         detector = TextDetector(engine, manifest, replace(base, limit_side_len=side, limit_type="max"))
-        x = detector.prepare(images[index % len(images)])
+        x = detector.prepare(image)
         cases.append(Case(_label(x), x))
     return cases
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -51,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     if args.limit is not None and args.limit < 1:
         raise command.UsageError(f"expected --limit of at least 1, found {args.limit}")
     if args.out is not None and not args.out.parent.is_dir():
+        # Said before the minutes that evaluating takes, not after them.
         raise command.UsageError(f"{args.out}: expected its folder to exist, found none; make it or give another --out")
     folders = _folders(args.artifacts)
     cpu_environment.prepare(args.threads)
@@ -73,9 +73,7 @@ def run(args: argparse.Namespace) -> int:
         "results": results,
     }
     if args.out is not None:
-        temporary = args.out.with_name(f".{args.out.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, args.out)
+        command.write_text(args.out, json.dumps(report, indent=2) + "\n")
     rows = [
         (task, name, f"{value:.4f}", "{:.4f} to {:.4f}".format(*result["intervals"][name]), result["samples"])
         for task, result in results.items()
@@ -170,11 +168,8 @@ def _judge(task: str, stage: Any, data: Path, limit: int | None) -> dict[str, An
 
 
 def _record(folder: Path, manifest: Manifest, metrics: dict[str, float]) -> None:
-    path = folder / artifact.MANIFEST
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     text = json.dumps(manifest.replace(metrics=metrics).to_json(), indent=2, ensure_ascii=False) + "\n"
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    command.write_text(folder / artifact.MANIFEST, text)
 
 
 if __name__ == "__main__":

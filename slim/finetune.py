@@ -74,7 +74,7 @@ def _finetune(args: argparse.Namespace, manifest: Manifest, folder: Path) -> int
     import paddle
 
     from ocr_models import catalogue, checkpoints
-    from slim.cpu_training import fast_depthwise
+    from slim.cpu_training import fast_convolutions
     from slim.tasks import open_task
     from slim.training import Interrupted, Trainer
 
@@ -118,7 +118,7 @@ def _finetune(args: argparse.Namespace, manifest: Manifest, folder: Path) -> int
         print(f"resuming {run_folder} at step {begun}", file=sys.stderr)
     before = dict(trainer.best.get("metrics", manifest.metrics))
     with contextlib.ExitStack() as stack:
-        stack.enter_context(fast_depthwise())
+        stack.enter_context(fast_convolutions())
         try:
             trainer.run()
         except Interrupted as stopped:

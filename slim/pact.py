@@ -13,7 +13,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +100,8 @@ class QuantizedNetwork(nn.Layer):
         """Activation that the largest int8 value stands for, in front of each int8 layer."""
         return {name: float(layer._fake_quant_input._scale) for name, layer in self.quantized_layers().items()}
 
-    def set_alpha_rate(self, rate: float) -> None:
-        """Learning rate of each α as a multiple of the network's: `rate` times the α it starts from.
+    def set_alpha_training(self, rate: float, l2: float = ALPHA_L2) -> None:
+        """How the α learn: with a learning rate of `rate` times the α they start from, times the network's, and `l2`.
 
         Adam moves every parameter by about the learning rate a step, whatever its size; a multiple of α lets small
         and large activations learn equally fast.
@@ -108,6 +109,15 @@ class QuantizedNetwork(nn.Layer):
         for layer in self.quantized_layers().values():
             alpha = layer._act_preprocess.alpha
             alpha.optimize_attr["learning_rate"] = rate * float(alpha)
+            alpha.regularizer = paddle.regularizer.L2Decay(l2)
+
+    def int8_weights(self, skipped: Sequence[str] = ()) -> int:
+        """How many weights are stored as int8; layers whose name starts with one of `skipped` do not count."""
+        return sum(
+            layer.weight.size
+            for name, layer in self.quantized_layers().items()
+            if not name.startswith(tuple(skipped) or ("\0",))
+        )
 
     def calibrate(self, ranges: Mapping[str, Range], batches: Iterable[paddle.Tensor]) -> None:
         """Start every α and every scale from what `slim.calibration.observe` saw in the float network.
@@ -221,10 +231,12 @@ def _dynamic_mode() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence PaddleSlim, which logs each variable that it touches and each operator that it does not know."""
+    """Silence PaddleSlim, which logs each variable that it touches and warns of its own use of old numpy names."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.disable(previous)

@@ -33,6 +33,7 @@ class Task(Protocol):
     """What the loop needs to know about a task; see slim/tasks.py."""
 
     metric_names: tuple[str, ...]
+    data: Any  # the training samples; its `augment` may be turned off
 
     def sampler(self) -> Sampler: ...
     def load(self, draw: Draw) -> Any: ...

@@ -98,3 +98,14 @@ def test_table_aligns():
 def test_progress_passes_items_on_and_reports_lines(capsys):
     assert list(command.progress(range(3), "reading", every_s=0)) == [0, 1, 2]
     assert "reading 3/3" in capsys.readouterr().err
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.json"
+    command.write_text(path, "old")
+    with pytest.raises(TypeError):
+        command.write_text(path, 3)
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    with pytest.raises(command.UsageError, match="expected its folder to exist"):
+        command.write_text(tmp_path / "none" / "a.json", "x")

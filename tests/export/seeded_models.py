@@ -10,7 +10,7 @@ from export import to_inference, to_nb
 from ocr_models import catalogue, checkpoints
 
 SMALL = {
-    "det": ("det_mv3_db", {"type": "DBDetector", "backbone_scale": 0.35, "neck_channels": 24, "k": 50}, (64, 64)),
+    "det": ("det_mv3_db", {"type": "DBDetector", "backbone_scale": 0.35, "neck_channels": 24, "k": 50}, (160, 160)),
     "cls": ("cls_mv3", {"type": "DirectionClassifier", "backbone_scale": 0.35, "classes": 2}, (48, 192)),
     "rec": (
         "rec_mv3_crnn_en",

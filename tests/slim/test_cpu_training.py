@@ -1,4 +1,4 @@
-"""The compiled depthwise convolutions give Paddle's outputs and gradients; the environment suits the processor."""
+"""The compiled convolutions give Paddle's outputs and gradients; the environment suits the processor."""
 
 import contextlib
 import subprocess
@@ -12,23 +12,23 @@ from paddle.nn import functional as F
 
 from ocr_models.mobilenet_v3 import LineMobileNetV3
 from slim import cpu_environment, cpu_training
-from slim.cpu_training import fast_depthwise
+from slim.cpu_training import fast_convolutions
 
 ZEN5 = "vendor_id\t: AuthenticAMD\nflags\t\t: fpu fma avx2 avx512f avx512dq avx512bw avx512vl avx512cd\n"
 
 
 @pytest.fixture
 def calls(monkeypatch):
-    """How often the compiled path was taken."""
-    count = []
-    real = cpu_training._Depthwise.apply
+    """Names of the compiled paths in the order they were taken."""
+    taken = []
+    for layer in (cpu_training._Depthwise, cpu_training._SumShifted):
 
-    def counted(*args):
-        count.append(args[0].shape)
-        return real(*args)
+        def noted(*args, real=layer.apply, name=layer.__name__):
+            taken.append(name)
+            return real(*args)
 
-    monkeypatch.setattr(cpu_training._Depthwise, "apply", counted)
-    return count
+        monkeypatch.setattr(layer, "apply", noted)
+    return taken
 
 
 def both(compute, *tensors):
@@ -39,7 +39,7 @@ def both(compute, *tensors):
         for tensor in tensors:
             tensor.clear_grad()
         if fast:
-            with fast_depthwise():
+            with fast_convolutions():
                 y = compute()
         else:
             y = compute()
@@ -59,7 +59,7 @@ def test_by_hand(calls):
     x = paddle.arange(1, 10, dtype="float32").reshape([1, 1, 3, 3])
     w = paddle.to_tensor([[[[0.0, 1, 0], [1, 1, 1], [0, 1, 0]]]])
     x.stop_gradient = w.stop_gradient = False
-    with fast_depthwise():
+    with fast_convolutions():
         y = F.conv2d(paddle.concat([x, x], 1), paddle.concat([w, w]), padding=1, groups=2)
     assert len(calls) == 1
     assert y.numpy()[0, 0].tolist() == [[7, 11, 11], [17, 25, 23], [19, 29, 23]]
@@ -85,6 +85,26 @@ def test_equals_paddle(calls, size, stride, height, width, padding):
     for plain, fast in both(lambda: F.conv2d(x, w, stride=stride, padding=pad, groups=7), x, w):
         close(plain, fast)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (17, 20), (128, 2), (1, 256)])
+def test_narrowing_equals_paddle(calls, size, height, width):
+    paddle.seed(4)
+    x, w = paddle.randn([2, 7, height, width]), paddle.randn([3, 7, size, size])
+    x.stop_gradient = w.stop_gradient = False
+    for plain, fast in both(lambda: F.conv2d(x, w, padding=size // 2), x, w):
+        close(plain, fast)
+    assert calls == ["_SumShifted"]
+
+
+def test_narrowing_by_hand(calls):
+    # Ones under a kernel of ones: a corner sees 4 pixels, an edge 6, the inside 9, in each of the 2 channels.
+    x = paddle.ones([1, 2, 16, 16])
+    with fast_convolutions():
+        y = F.conv2d(x, paddle.ones([1, 2, 3, 3]), padding=1).numpy()[0, 0]
+    assert (y[0, 0], y[0, 5], y[5, 0], y[7, 7], y[15, 15]) == (8, 12, 12, 18, 8)
+    assert calls == ["_SumShifted"]
 
 
 def test_views_that_are_not_contiguous(calls):
@@ -121,7 +141,7 @@ def test_frozen_inputs(calls):
     x.stop_gradient, w.stop_gradient = False, True
     for plain, fast in both(lambda: F.conv2d(x, w, padding=1, groups=2), x):
         close(plain, fast)
-    with paddle.no_grad(), fast_depthwise():
+    with paddle.no_grad(), fast_convolutions():
         assert F.conv2d(x, w, padding=1, groups=2).stop_gradient
     assert len(calls) == 3
 
@@ -129,7 +149,11 @@ def test_frozen_inputs(calls):
 @pytest.mark.parametrize(
     "layer",
     [
-        nn.Conv2D(4, 4, 3, padding=1),
+        nn.Conv2D(4, 2, 3, padding=1),
+        nn.Conv2D(4, 4, 3, padding=1, bias_attr=False),
+        nn.Conv2D(4, 2, 3, padding=1, stride=2, bias_attr=False),
+        nn.Conv2D(4, 2, 3, bias_attr=False),
+        nn.Conv2D(4, 2, 1, bias_attr=False),
         nn.Conv2D(4, 8, 3, padding=1, groups=4, bias_attr=False),
         nn.Conv2D(4, 4, 3, padding=2, dilation=2, groups=4, bias_attr=False),
         nn.Conv2D(4, 4, 3, padding=1, groups=2, bias_attr=False),
@@ -138,25 +162,38 @@ def test_frozen_inputs(calls):
         nn.Conv2D(4, 4, 3, padding=[0, 1, 0, 1], groups=4, bias_attr=False),
         nn.Conv1D(4, 4, 3, padding=1, groups=4, bias_attr=False),
     ],
-    ids=["dense", "multiplier", "dilated", "grouped", "7x7", "same", "lopsided", "1d"],
+    ids=[
+        "bias",
+        "as wide",
+        "strided",
+        "shrinking",
+        "1x1",
+        "multiplier",
+        "dilated",
+        "grouped",
+        "7x7",
+        "same",
+        "lopsided",
+        "1d",
+    ],
 )
 def test_everything_else_is_left_to_paddle(calls, layer):
-    x = paddle.randn([2, 4, 6, 6][: 3 if isinstance(layer, nn.Conv1D) else 4])
+    x = paddle.randn([2, 4, 18, 18][: 3 if isinstance(layer, nn.Conv1D) else 4])
     plain = layer(x)
-    with fast_depthwise():
+    with fast_convolutions():
         np.testing.assert_array_equal(layer(x).numpy(), plain.numpy())
     assert not calls
 
 
 def test_an_empty_output_is_left_to_paddle(calls):
-    with fast_depthwise(), contextlib.suppress(ValueError, RuntimeError):
+    with fast_convolutions(), contextlib.suppress(ValueError, RuntimeError):
         F.conv2d(paddle.randn([1, 2, 2, 2]), paddle.randn([2, 1, 5, 5]), groups=2)
     assert not calls
 
 
 def test_leaves_no_trace():
     before = F.conv._conv_nd
-    with pytest.raises(KeyError), fast_depthwise(), fast_depthwise():
+    with pytest.raises(KeyError), fast_convolutions(), fast_convolutions():
         assert F.conv._conv_nd is not before
         raise KeyError
     assert F.conv._conv_nd is before
@@ -164,7 +201,7 @@ def test_leaves_no_trace():
 
 def test_nan_stays_visible():
     x = paddle.full([1, 3, 4, 4], float("nan"))
-    with fast_depthwise():
+    with fast_convolutions():
         y = F.conv2d(x, paddle.ones([3, 1, 3, 3]), padding=1, groups=3)
     assert np.isnan(y.numpy()).all()
 
@@ -200,8 +237,8 @@ ENVIRONMENT_FIRST = (
 )
 PADDLE_FIRST = """
 import paddle
-from slim.cpu_training import fast_depthwise
-with fast_depthwise():
+from slim.cpu_training import fast_convolutions
+with fast_convolutions():
     x = paddle.ones([1, 2, 5, 5])
     print(float(paddle.nn.functional.conv2d(x, paddle.ones([2, 1, 3, 3]), groups=2).max()))
 """
