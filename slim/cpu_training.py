@@ -1,7 +1,7 @@
 """Convolutions that train several times faster on a CPU than Paddle's own.
 
-Depthwise: Paddle 2.6 computes them through im2col, one channel at a time, at 1 GMAC/s: nine tenths of a training step of
-PP-OCR's MobileNetV3. `depthwise_kernels` runs the same sums at 20 to 40.
+Depthwise: Paddle 2.6 computes them through im2col, one channel at a time, at 1 GMAC/s: nine tenths of a training step
+of PP-OCR's MobileNetV3. `depthwise_kernels` runs the same sums at 20 to 40.
 Dense with few outputs (the detector's pyramid, 96 → 24): im2col writes nine copies of the wide input. Here the matrix
 product comes first, as a 1x1 convolution to 9 · 24 planes, and only these are shifted and added: 2.6 times faster.
 
@@ -24,6 +24,7 @@ cpu_environment.prepare()  # before Paddle comes in, unless somebody else was fi
 
 import paddle  # noqa: E402
 from paddle.autograd import PyLayer  # noqa: E402
+from paddle.nn import functional  # noqa: E402
 from paddle.nn.functional import conv as paddle_conv  # noqa: E402
 
 KERNELS = (3, 5)
@@ -110,8 +111,12 @@ def _pair(value: Any) -> list[int] | None:
     return list(value) if len(value) == 2 else None
 
 
-def _faster(x, weight, stride, padding, dilation, groups) -> Callable[[], paddle.Tensor] | None:
-    """How to compute this float32 NCHW convolution faster than Paddle; None if Paddle's way is the best known."""
+def _faster(x, weight, bias, stride, padding, dilation, groups, layout) -> Callable[[], paddle.Tensor] | None:
+    """How to compute this convolution faster than Paddle; None if Paddle's way is the best known."""
+    if bias is not None or layout != "NCHW" or not paddle.in_dynamic_mode():
+        return None
+    if x.dtype != paddle.float32 or weight.dtype != paddle.float32 or not x.place.is_cpu_place():
+        return None
     shape, steps, border = weight.shape, _pair(stride), _pair(padding)
     if len(shape) != 4 or shape[2] != shape[3] or shape[2] not in KERNELS or _pair(dilation) != [1, 1]:
         return None
@@ -146,27 +151,29 @@ def fast_convolutions() -> Iterator[None]:
         )
         yield
         return
-    plain = paddle_conv._conv_nd
+    of_layers, plain = paddle_conv._conv_nd, functional.conv2d
 
-    @functools.wraps(plain)
+    @functools.wraps(of_layers)
     def conv_nd(
         x, weight, bias=None, stride=1, padding=0, padding_algorithm=None, dilation=1, groups=1, *args, **kwargs
     ):
-        ours = (
-            paddle.in_dynamic_mode()
-            and bias is None
-            and padding_algorithm in (None, "EXPLICIT")
-            and kwargs.get("data_format", args[0] if args else "NCHW") == "NCHW"
-            and x.dtype == weight.dtype == paddle.float32
-            and x.place.is_cpu_place()
-        )
-        faster = _faster(x, weight, stride, padding, dilation, groups) if ours else None
-        if faster:
-            return faster()
-        return plain(x, weight, bias, stride, padding, padding_algorithm, dilation, groups, *args, **kwargs)
+        layout = kwargs.get("data_format", args[0] if args else "NCHW")
+        if padding_algorithm in (None, "EXPLICIT"):
+            faster = _faster(x, weight, bias, stride, padding, dilation, groups, layout)
+            if faster:
+                return faster()
+        return of_layers(x, weight, bias, stride, padding, padding_algorithm, dilation, groups, *args, **kwargs)
 
-    paddle_conv._conv_nd = conv_nd
+    @functools.wraps(plain)
+    def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, data_format="NCHW", name=None):
+        faster = _faster(x, weight, bias, stride, padding, dilation, groups, data_format)
+        return faster() if faster else plain(x, weight, bias, stride, padding, dilation, groups, data_format, name)
+
+    paddle_conv._conv_nd, functional.conv2d = conv_nd, conv2d
     try:
         yield
     finally:
-        paddle_conv._conv_nd = plain
+        paddle_conv._conv_nd, functional.conv2d = of_layers, plain
+
+
+fast_depthwise = fast_convolutions  # its first name

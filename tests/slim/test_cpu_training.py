@@ -98,6 +98,18 @@ def test_narrowing_equals_paddle(calls, size, height, width):
     assert calls == ["_SumShifted"]
 
 
+def test_layers_of_the_detector(calls):
+    x = paddle.randn([1, 8, 16, 16])
+    for layer, path in (
+        (nn.Conv2D(8, 8, 3, padding=1, groups=8, bias_attr=False), "_Depthwise"),
+        (nn.Conv2D(8, 2, 3, padding=1, bias_attr=False), "_SumShifted"),
+    ):
+        plain = layer(x).numpy()
+        with fast_convolutions():
+            close(plain, layer(x).numpy())
+        assert calls.pop() == path
+
+
 def test_narrowing_by_hand(calls):
     # Ones under a kernel of ones: a corner sees 4 pixels, an edge 6, the inside 9, in each of the 2 channels.
     x = paddle.ones([1, 2, 16, 16])
@@ -192,11 +204,12 @@ def test_an_empty_output_is_left_to_paddle(calls):
 
 
 def test_leaves_no_trace():
-    before = F.conv._conv_nd
+    before = F.conv._conv_nd, F.conv2d
     with pytest.raises(KeyError), fast_convolutions(), fast_convolutions():
-        assert F.conv._conv_nd is not before
+        assert F.conv._conv_nd is not before[0]
+        assert F.conv2d is not before[1]
         raise KeyError
-    assert F.conv._conv_nd is before
+    assert (F.conv._conv_nd, F.conv2d) == before
 
 
 def test_nan_stays_visible():
