@@ -1,5 +1,6 @@
 # make demo   sets everything up and runs the main job on the default models
 # make test   passes the tests
+# make models trains the default models from nothing (hours)
 # PYTHON=/path/to/python3.10 chooses the interpreter that .venv is made with.
 .DEFAULT_GOAL := help
 .PHONY: help env demo test fonts clean
@@ -25,6 +26,8 @@ test: env
 # Faces that the default models were trained with; the test split's own faces are in the repository.
 fonts: env
 	$(python) slim/fetch_fonts.py --out data/fonts
+
+include models.mk
 
 clean:
 	rm -rf out .pytest_cache .mypy_cache .ruff_cache .hypothesis
