@@ -16,7 +16,7 @@ from lite_runtime.detector import TextDetector
 from lite_runtime.engine import Engine
 from lite_runtime.options import Options
 
-# Sides of the detector's input as shares of what the manifest allows: the phone sees photos of every size.
+# The detector sees photos of every size: the first image once more at these shares of its input size.
 SMALLER_SHARES = (2 / 3, 1 / 3)
 BATCHES = (1, 3, 6)
 # A batch of the widest lines takes a second; it shows nothing that one line does not.
@@ -65,7 +65,8 @@ def _detector_cases(manifest: Manifest, eats: Input, images: Sequence[np.ndarray
     base = Options.from_manifests(manifest)
     cases = []
     for share, image in [*((1.0, image) for image in images), *((share, images[0]) for share in SMALLER_SHARES)]:
-        side = max(eats.multiple_of, round(base.limit_side_len * share))
+        longest = min(base.limit_side_len, max(image.shape[:2]))
+        side = max(eats.multiple_of, round(longest * share))
         detector = TextDetector(engine, manifest, replace(base, limit_side_len=side, limit_type="max"))
         x = detector.prepare(image)
         cases.append(Case(_label(x), x))

@@ -8,6 +8,7 @@ import paddle
 import artifact
 from export import to_inference, to_nb
 from ocr_models import catalogue, checkpoints
+from ocr_models.prune_plan import PrunePlan
 
 SMALL = {
     "det": ("det_mv3_db", {"type": "DBDetector", "backbone_scale": 0.35, "neck_channels": 24, "k": 50}, (160, 160)),
@@ -34,9 +35,12 @@ def network(task: str, seed: int = 7) -> paddle.nn.Layer:
     return layer
 
 
-def save_checkpoint(layer: paddle.nn.Layer, task: str, folder: Path, **changes) -> Path:
+def save_checkpoint(layer: paddle.nn.Layer, task: str, folder: Path, plan: PrunePlan | None = None, **changes) -> Path:
     name, description, _ = SMALL[task]
     with artifact.create(folder) as temporary:
+        if plan:
+            plan.save(temporary / "prune_plan.json")
+            changes["compression"] = {"prune_plan": "prune_plan.json"}
         manifest = catalogue.card(name).manifest(temporary).replace(network=description, **changes)
         checkpoints.save_network(layer, temporary)
         artifact.write(temporary, manifest, "test")

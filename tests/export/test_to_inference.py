@@ -81,3 +81,22 @@ def test_refuses_other_kinds_and_leaves_nothing(stages, tmp_path):
     with pytest.raises(ModelError, match="expected the"):
         to_inference.export(broken, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+
+
+def test_pruned_checkpoint(tmp_path):
+    """Rebuilt from its plan, exported with fewer weights, the plan carried along."""
+    from slim.pruning import FilterPruner
+
+    layer = seeded_models.network("cls")
+    pruner = FilterPruner(layer, (1, 3, 48, 192))
+    plan = pruner.plan(pruner.ratios(0.3))
+    plan.apply(layer)
+    checkpoint = tmp_path / "checkpoint"
+    seeded_models.save_checkpoint(layer, "cls", checkpoint, plan=plan)
+    manifest = to_inference.export(checkpoint, tmp_path / "inference")
+    assert "prune_plan.json" in manifest.files
+    x = seeded_models.noise((2, 3, 48, 192))
+    expected = NetworkEngine(checkpoints.load_network(checkpoint)[0]).run(x)
+    assert np.abs(InferenceEngine(tmp_path / "inference", optimize=False).run(x) - expected).max() <= 1e-6
+    weights = manifest.files["inference.pdiparams"]["bytes"]
+    assert weights < 0.7 * 540_000  # the unpruned one
