@@ -174,6 +174,3 @@ def fast_convolutions() -> Iterator[None]:
         yield
     finally:
         paddle_conv._conv_nd, functional.conv2d = of_layers, plain
-
-
-fast_depthwise = fast_convolutions  # its first name

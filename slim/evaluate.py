@@ -104,9 +104,9 @@ def _quick(kinds: Iterable[str]) -> AbstractContextManager:
     """Trainable networks run on the training's own depthwise kernels, several times faster than on Paddle's."""
     if "checkpoint" not in kinds:
         return contextlib.nullcontext()
-    from slim.cpu_training import fast_depthwise
+    from slim.cpu_training import fast_convolutions
 
-    return fast_depthwise()
+    return fast_convolutions()
 
 
 def _stage(engine: Engine, manifest: Manifest, folder: Path) -> Any:
