@@ -3,9 +3,9 @@
     python benchmarks/compare_published.py --published DIR [--models out] [--out out/published.json]
 
 DIR holds models/ (det, cls and English rec as published inference folders), charsets/en_dict.txt, and images/ with
-scenes_en/, words/en/ and icdar2015_det/. The models are imported first. Printed: every photo's lines side by side, how many of the lines
-printed on it each system reads exactly (benchmarks/printed_lines.py says what counts), words, and the detector's hmean
-on ten ICDAR 2015 photos, which are too few for more than information.
+scenes_en/, words/en/ and icdar2015_det/. The models are imported first. Printed: every photo's lines side by side, how
+many of the lines printed on it each system reads exactly (benchmarks/printed_lines.py says what counts), words, and the
+detector's hmean on ten ICDAR 2015 photos, which are too few for more than information.
 """
 
 from __future__ import annotations
