@@ -63,6 +63,8 @@ def _finetune(args: argparse.Namespace, manifest: Manifest, folder: Path) -> int
 
     config = args.config or CONFIGS / f"{manifest.task}.yaml"
     recipe = load_recipe(config, steps=args.steps, lr=args.lr, batch=args.batch, seed=args.seed)
+    if recipe.box_thresh:
+        manifest = manifest.replace(post={**manifest.post, "box_thresh": recipe.box_thresh})
     run_folder = args.out.with_name(args.out.name + ".run")
     from slim.run_state import STATE
 

@@ -27,7 +27,8 @@ class Recipe:
     average_decay: of the running average of the weights that is validated and exported; 0 uses the raw weights.
     widths (rec): line widths in px that batches come in. width_schedule (rec): [[from step, widest px], …].
     batch_width_px (rec): the width at which a batch has `batch` lines; others keep batch · width the same.
-    size_px (det): side of the square training crops.
+    size_px (det): side of the square training crops. box_thresh (det): mean probability from which a box counts, chosen
+    on validation data and written into the model's manifest; 0 keeps what the manifest says.
     """
 
     task: str
@@ -46,6 +47,7 @@ class Recipe:
     validate_every: int = 500
     validate_samples: int = 200
     size_px: int = 0
+    box_thresh: float = 0.0
     widths: tuple[int, ...] = ()
     width_schedule: tuple[tuple[int, int], ...] = ()
     batch_width_px: int = 0
@@ -73,6 +75,7 @@ class Recipe:
             "validate_every": (self.validate_every >= 1, "at least 1"),
             "validate_samples": (self.validate_samples >= 1, "at least 1"),
             "size_px": (self.task != "det" or (self.size_px >= 32 and self.size_px % 32 == 0), "a multiple of 32"),
+            "box_thresh": (0 <= self.box_thresh < 1, "a probability below 1"),
             "widths": (
                 self.task != "rec" or (bool(self.widths) and list(self.widths) == sorted(set(self.widths))),
                 "ascending widths in px",
