@@ -1,0 +1,215 @@
+"""Pruning: how many filters stay, the search for a target, and the command for real on all three tasks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from slimming_toys import NAMES, make_checkpoint, make_config, make_data
+
+import artifact
+from command import ModelError, UsageError
+from ocr_models import catalogue, checkpoints, complexity
+from ocr_models.prune_plan import PrunePlan
+from slim import prune
+from slim.pruning import FilterPruner, kept_filters, search_ratio
+
+SHAPES = {"det": (1, 3, 64, 64), "cls": (1, 3, 48, 192), "rec": (1, 3, 32, 96)}
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory):
+    """(data folder, {task: checkpoint}, config)."""
+    root = tmp_path_factory.mktemp("toys")
+    return (
+        make_data(root / "data"),
+        {task: make_checkpoint(root / task, task) for task in NAMES},
+        make_config(root / "prune.yaml", {"prune": {"multiple": 8}}),
+    )
+
+
+@pytest.mark.parametrize(
+    "filters, ratio, stay",
+    [
+        (240, 0.0, 240),
+        (240, 0.5, 120),
+        (240, 0.3, 168),
+        (24, 0.3, 16),  # 16.8 is nearer to 16 than to 24
+        (40, 0.3, 32),  # 28 is as near to 24 as to 32: the larger
+        (40, 0.99, 8),  # never none
+        (12, 0.0, 12),  # never more than there are, although 16 is nearer than 8
+        (12, 0.3, 8),
+        (2, 0.5, 2),  # a squeeze layer narrower than the multiple
+    ],
+)
+def test_kept_filters(filters, ratio, stay):
+    assert kept_filters(filters, ratio) == stay
+
+
+@pytest.mark.parametrize(
+    "target, ratio",
+    [(1.0, 0.0), (0.75, 0.25), (0.7, 0.5), (0.5, 0.5), (0.25, 0.75)],
+)
+def test_search_finds_the_smallest_ratio_of_a_staircase(target, ratio):
+    """Quarters go one at a time: .25 of the filters must go before a quarter of the parameters does."""
+    found = search_ratio(lambda r: 1.0 - int(r * 4) / 4, target, "params ratio")
+    assert found == pytest.approx(ratio, abs=1e-3)
+
+
+def test_search_says_what_can_be_reached():
+    with pytest.raises(UsageError, match=r"can reach, 0\.400 or more for this model, found 0\.1"):
+        search_ratio(lambda r: 1.0 - r * 2 / 3, 0.1, "params ratio")
+
+
+@pytest.mark.parametrize("task, groups", [("det", 25), ("cls", 26), ("rec", 25)])
+def test_plan_equals_what_paddleslim_cuts(task, groups, toys):
+    """Cut by PaddleSlim or rebuilt from the plan: the same numbers; coupled tensors of a group shrink together."""
+    network, _ = checkpoints.load_network(toys[1][task])
+    x = paddle.randn(list(SHAPES[task]))
+    whole = network(x).numpy()
+    pruner = FilterPruner(network, SHAPES[task])
+    assert len(pruner.groups) == groups
+    ratios = pruner.ratios(0.4)
+    plan = pruner.plan(ratios)
+    assert np.array_equal(network(x).numpy(), whole), "planning must not touch the network"
+    for group in pruner.groups:
+        kept = {len(plan.kept[name][axis]) for name, axis in group.tensors if axis in plan.kept.get(name, {})}
+        assert kept <= {kept_filters(group.filters, 0.4)}
+    pruner.prune(ratios)
+    fresh = catalogue.build(network_of(task))
+    plan.apply(fresh)
+    arrays = {name: tensor.numpy() for name, tensor in checkpoints.parameters(network).items()}
+    checkpoints.assign(fresh, arrays, "pruned")
+    fresh.eval()
+    assert np.array_equal(fresh(x).numpy(), network(x).numpy())
+    assert not [name for name in network.state_dict() if name.endswith("_backup")]
+
+
+def network_of(task):
+    return catalogue.card(NAMES[task]).network
+
+
+def test_fpgm_drops_the_filter_that_others_replace():
+    """Eight filters in a row at 0, 1, 2, 3, 4, 5, 6 and 99: the geometric median is in the middle of the seven."""
+    network = paddle.nn.Sequential(paddle.nn.Conv2D(1, 8, 1, bias_attr=False), paddle.nn.Conv2D(8, 1, 1))
+    weights = np.array([0, 1, 2, 3, 4, 5, 6, 99], np.float32).reshape(8, 1, 1, 1)
+    network[0].weight.set_value(weights)
+    pruner = FilterPruner(network, (1, 1, 4, 4))
+    # Sums of distances: filter 3 has 1+2+3+1+2+3+96 = 108 and filter 4 has 1+2+3+4+1+2+95 = 108, the least.
+    kept = pruner.plan({"0.weight": 2 / 8}).kept["0.weight"][0]
+    assert kept == (0, 1, 2, 5, 6, 7)
+
+
+def command(*args):
+    return prune.run(prune.build_parser().parse_args([str(arg) for arg in args]))
+
+
+@pytest.mark.parametrize("task", list(NAMES))
+def test_command_prunes_and_trains(task, toys, tmp_path, capsys):
+    data, models, config = toys
+    out = tmp_path / "pruned"
+    target = {"det": ("--params-ratio", 0.54), "cls": ("--flops-ratio", 0.6), "rec": ("--ratio", 0.3)}[task]
+    common = ("--data", data, "--val", data, "--config", config, "--json")
+    assert command(models[task], "--out", out, *common, "--steps", 2, *target) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["pruning"]["rebuilt_difference"] <= 1e-5
+    if task != "rec":
+        key = "params" if task == "det" else "macs"
+        share = result["after"][key] / result["before"][key]
+        assert target[1] - 0.08 < share <= target[1]
+    assert result["after"]["weight_bytes"] == 4 * result["after"]["params"] < result["before"]["weight_bytes"]
+    network, manifest = checkpoints.load_network(out)
+    assert manifest.compression == {"prune_plan": "prune_plan.json"}
+    assert manifest.parent == artifact.digest(models[task])
+    assert complexity.params(network) == result["after"]["params"]
+    # All but the layers that are too narrow for it keep a multiple of eight channels.
+    for name, axes in PrunePlan.load(out).kept.items():
+        assert all(len(kept) % 8 == 0 for kept in axes.values()), name
+
+
+def test_a_pruned_model_is_pruned_again(toys, tmp_path, capsys):
+    data, models, config = toys
+    common = ("--data", data, "--val", data, "--config", config, "--json", "--steps", 0)
+    command(models["cls"], "--out", tmp_path / "once", "--ratio", 0.3, *common)
+    once = json.loads(capsys.readouterr().out)
+    command(tmp_path / "once", "--out", tmp_path / "twice", "--ratio", 0.3, *common)
+    twice = json.loads(capsys.readouterr().out)
+    assert once["after"]["params"] == twice["before"]["params"] > twice["after"]["params"]
+    network, _ = checkpoints.load_network(tmp_path / "twice")
+    assert complexity.params(network) == twice["after"]["params"]
+    # Without steps no state is left behind.
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["once", "twice"]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("--ratio", 1.5), "expected --ratio between 0 and 1, found 1.5"),
+        (("--params-ratio", 0.01), r"expected a params ratio that pruning can reach, 0\.\d+ or more"),
+        (("--val-samples", 0), "expected --val-samples of at least 1"),
+    ],
+)
+def test_bad_options(options, message, toys, tmp_path):
+    data, models, config = toys
+    with pytest.raises(UsageError, match=message):
+        command(models["cls"], "--data", data, "--out", tmp_path / "p", "--config", config, "--steps", 0, *options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_do_not_fit_the_plan_stop_the_run(toys, tmp_path, monkeypatch):
+    """The pain that the rebuild guards against: a plan and weights from different prunings."""
+    data, models, config = toys
+    honest = FilterPruner.plan
+
+    def swapped(self, ratios):
+        plan = honest(self, ratios)
+        name = next(name for name in plan.kept if name.endswith("bottleneck_conv.bn._mean"))
+        del plan.kept[name]
+        return plan
+
+    monkeypatch.setattr(FilterPruner, "plan", swapped)
+    with pytest.raises(ModelError):
+        command(models["cls"], "--data", data, "--out", tmp_path / "p", "--config", config, "--steps", 0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_ratio_that_rounds_to_nothing(toys, tmp_path):
+    data, models, config = toys
+    options = ("--config", config, "--ratio", 0.001, "--steps", 0)
+    with pytest.raises(UsageError, match=r"found 0\.001, which rounds to none in multiples of 8"):
+        command(models["det"], "--data", data, "--out", tmp_path / "p", *options)
+
+
+@pytest.mark.slow
+def test_killed_run_goes_on_to_the_same_weights(toys, tmp_path):
+    data, models, config = toys
+    script = Path(prune.__file__)
+
+    def start(out, steps):
+        options = ["--data", data, "--val", data, "--config", config, "--ratio", "0.3", "--steps", steps, "--out", out]
+        arguments = [sys.executable, script, models["cls"], *options]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen([str(a) for a in arguments], env=environment, stderr=subprocess.PIPE, text=True)
+
+    straight = start(tmp_path / "straight", 6)
+    killed = start(tmp_path / "killed", 6)
+    state = tmp_path / "killed.run" / "state.npz"
+    deadline = time.monotonic() + 120
+    while not state.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    again = start(tmp_path / "killed", 6)
+    assert again.communicate()[1].count("resuming") == 1
+    straight.communicate()
+    assert (straight.returncode, again.returncode) == (0, 0)
+    one, _ = checkpoints.load_network(tmp_path / "straight")
+    two, _ = checkpoints.load_network(tmp_path / "killed")
+    for name, tensor in checkpoints.parameters(one).items():
+        assert np.array_equal(tensor.numpy(), checkpoints.parameters(two)[name].numpy()), name
