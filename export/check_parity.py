@@ -1,6 +1,6 @@
 """Prove that a model computes the same at every stage: trainable network = Paddle's inference engine = Paddle-Lite.
 
-    python export/check_parity.py CHECKPOINT INFERENCE [NB…] [--images DIR | --data DIR] [--tolerance X]
+    python export/check_parity.py CHECKPOINT INFERENCE [NB…] [--images DIR | --data DIR] [--tolerance X] [--out FILE]
 
 Every stage gets the same prepared inputs, of several shapes and batch sizes, and the first of them once more at the
 end. An int8 model is judged by Paddle with oneDNN off, because Paddle-Lite's int8 kernels for x86 are wrong; an ARM
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ class Report:
             "task": self.manifest.task,
             "passed": self.passed,
             "first_failure": parity.first_failure(self.rungs, self.findings),
-            "rungs": [{**dataclasses.asdict(rung), "passed": rung.passed} for rung in self.rungs],
+            "rungs": [_record(rung) for rung in self.rungs],
             "structure": [dataclasses.asdict(finding) for finding in self.findings],
             "note": self.note,
         }
@@ -130,6 +131,12 @@ class Report:
         name = f"{self.manifest.name} ({self.manifest.task})"
         verdict = f"{name}: differs first at {failed}" if failed else f"{name}: every stage computes the same"
         return "\n\n".join([*parts, "; ".join(part for part in (verdict, self.note) if part)])
+
+
+def _record(rung: Rung) -> dict[str, Any]:
+    """A rung as JSON, which knows no infinity: null is what cannot be compared."""
+    gap = {k: v if math.isfinite(v) else None for k, v in dataclasses.asdict(rung.difference).items()}
+    return {**dataclasses.asdict(rung), "difference": gap, "passed": rung.passed}
 
 
 def check(

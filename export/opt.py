@@ -28,6 +28,8 @@ _REMEDIES = (
     ("No attributes called beta", "the op swish has no beta: use F.silu in the network and export it again"),
     ("ops are not supported", "replace these ops in the network, or convert for the other target"),
     ("bad_alloc", "it hit its memory limit: the model's shapes are damaged or far too large"),
+    # opt says "Failed to read" of a failed write, too.
+    ("(fwrite(", "the folder for temporary files is full: free some space or set TMPDIR to another one"),
     ("Failed to read", "the weights file is shorter than the program needs: copy both files again"),
     ("", "export the model again with export/to_inference.py"),
 )

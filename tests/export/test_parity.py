@@ -4,13 +4,14 @@ import json
 import shutil
 import struct
 
+import cv2
 import numpy as np
 import pytest
 import seeded_models
 
 import artifact
 from command import UsageError
-from export import check_parity, nb_file, parity, structure, to_inference, to_nb
+from export import check_parity, nb_file, parity, parity_cases, structure, to_inference, to_nb
 from export.parity import Difference
 
 
@@ -55,10 +56,21 @@ def compare(*folders, capsys, extra=()) -> tuple[int, dict]:
     return code, json.loads(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize(("task", "shapes"), [("det", 5), ("cls", 3), ("rec", 7)])
-def test_float_stages_agree(stages, capsys, task, shapes):
+@pytest.fixture
+def small_page(tmp_path) -> list[str]:
+    """Options that keep the detector's inputs small: one page of 320 x 224."""
+    folder = tmp_path / "pages"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "page.png"), parity_cases.draw_images("det")[0][:224, :320])
+    return ["--images", str(folder)]
+
+
+@pytest.mark.parametrize(("task", "shapes"), [("det", 3), ("cls", 3), ("rec", 7)])
+def test_float_stages_agree(stages, capsys, small_page, task, shapes):
     folder = stages(task)
-    code, report = compare(*(folder / name for name in ("checkpoint", "inference", "x86", "arm")), capsys=capsys)
+    extra = small_page if task == "det" else []
+    folders = (folder / name for name in ("checkpoint", "inference", "x86", "arm"))
+    code, report = compare(*folders, capsys=capsys, extra=extra)
     assert (code, report["passed"], report["first_failure"], report["note"]) == (0, True, "", "")
     assert len(report["rungs"]) == 3 * (shapes + 1)  # as saved, fused, x86; the first input twice
     assert {rung["stage"] for rung in report["rungs"]} == {"inference, as saved", "inference, fused", "x86, x86"}
@@ -66,9 +78,10 @@ def test_float_stages_agree(stages, capsys, task, shapes):
 
 
 @pytest.mark.parametrize("task", ["det", "cls"])
-def test_int8_stages_agree(stages, capsys, task):
+def test_int8_stages_agree(stages, capsys, small_page, task):
     folder = stages(f"{task}-int8")
-    code, report = compare(*(folder / name for name in ("checkpoint", "inference", "arm")), capsys=capsys)
+    folders = (folder / name for name in ("checkpoint", "inference", "arm"))
+    code, report = compare(*folders, capsys=capsys, extra=small_page if task == "det" else [])
     assert (code, report["first_failure"]) == (0, "")
     looked_at = {finding["what"] for finding in report["structure"]}
     assert {"arm: int8 layers", "arm: int8 weights", "arm: input scales", "arm: a fresh conversion"} <= looked_at
@@ -95,8 +108,10 @@ def test_perturbed_weights_are_found(stages, tmp_path, capsys):
 def test_table_of_a_failure(stages, tmp_path, capsys):
     folder = stages("cls")
     seeded_models.save_checkpoint(seeded_models.network("cls", seed=8), "cls", tmp_path / "checkpoint")
-    args = check_parity.build_parser().parse_args([str(tmp_path / "checkpoint"), str(folder / "inference")])
+    options = [tmp_path / "checkpoint", folder / "inference", "--out", tmp_path / "report.json"]
+    args = check_parity.build_parser().parse_args([str(option) for option in options])
     assert check_parity.run(args) == 1
+    assert json.loads((tmp_path / "report.json").read_text())["first_failure"] == "inference, as saved"
     said = capsys.readouterr().out
     assert "DIFFERS" in said and "differs first at inference, as saved" in said
 
@@ -118,8 +133,6 @@ def test_changed_int8_weight_is_found(stages, tmp_path):
 
 
 def test_images_of_a_folder(stages, tmp_path, capsys):
-    import cv2
-
     folder = stages("cls")
     (tmp_path / "cls").mkdir()
     cv2.imwrite(str(tmp_path / "cls" / "a.png"), np.random.default_rng(0).integers(0, 255, (30, 80, 3), np.uint8))
