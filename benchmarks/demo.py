@@ -70,6 +70,9 @@ class Demo:
 
     def make_data(self) -> None:
         """The test split, checked by its hash, and a little training data in faces that come with matplotlib."""
+        faces = "configs/fonts_demo.yaml"
+        fetch = ("slim/fetch_fonts.py", "--fonts", faces)
+        self.runner.run(Step("fonts", fetch, ROOT / "data" / "fonts_demo", (Path(faces),)))
         self.runner.run(
             self._synthesize("test split", "configs/synth_test.yaml", self.test),
             self._synthesize("training data", "configs/synth_demo.yaml", self.train),
@@ -77,7 +80,7 @@ class Demo:
 
     def slim(self) -> None:
         """FPGM on the detector, PACT on all three, each with a few steps of training."""
-        ratio = json.loads((ROOT / self.shipped_pruned / artifact.MANIFEST).read_text())["extra"]["prune"]["ratio"]
+        ratio = json.loads((ROOT / self.shipped_pruned / artifact.MANIFEST).read_text())["extra"]["pruning"]["ratio"]
         self.runner.run(
             self._train("prune det", "slim/prune.py", self.float["det"], self.demo_pruned, "--ratio", str(ratio)),
             self._train("quantize cls", "slim/quantize.py", self.float["cls"], self.demo["cls"]),

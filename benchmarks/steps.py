@@ -88,7 +88,7 @@ class Runner:
                 self._note_short(step)
             self._say(step, "kept from an earlier run")
             if step.show:
-                self._say_raw((self.folder / "logs" / f"{step.name}.txt").read_text(encoding="utf-8").rstrip())
+                self._say_raw(self._log(step).read_text(encoding="utf-8").rstrip())
             return
         if step.output.exists() or state.get(step.name, {}).get("started") != key:
             _clear(step.output)
@@ -110,10 +110,9 @@ class Runner:
 
     def _execute(self, step: Step, threads: int) -> tuple[int, str, str]:
         """Exit code, standard output and the last line of standard error; progress lines pass through."""
-        logs = self.folder / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
+        self._log(step).parent.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
-        with (logs / f"{step.name}.txt").open("w+", encoding="utf-8") as log:
+        with self._log(step).open("w+", encoding="utf-8") as log:
             child = subprocess.Popen(
                 [sys.executable, *step.argv],
                 cwd=ROOT,
@@ -136,6 +135,9 @@ class Runner:
                 self._children.discard(child)
             log.seek(0)
             return code, log.read(), " ".join(tail[-1:])
+
+    def _log(self, step: Step) -> Path:
+        return self.folder / "logs" / f"{step.name.replace('/', '-')}.txt"
 
     def _state(self) -> dict:
         try:
