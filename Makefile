@@ -25,7 +25,7 @@ test: env
 
 # Faces that the default models were trained with; the test split's own faces are in the repository.
 fonts: env
-	$(python) slim/fetch_fonts.py --out data/fonts
+	$(python) slim/fetch_fonts.py
 
 include models.mk
 

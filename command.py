@@ -152,6 +152,8 @@ def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all; its folder must exist."""
     if not path.parent.is_dir():
         raise UsageError(f"{path}: expected its folder to exist, found none; make it or give another --out")
+    if path.is_dir():
+        raise UsageError(f"{path}: expected a file to write, found a folder; give another --out")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(text, encoding="utf-8")

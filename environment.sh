@@ -5,7 +5,8 @@ cd "$(dirname "$0")"
 
 fail() { printf 'environment.sh: %s\n' "$1" >&2; exit 2; }
 
-is_python310() { "$1" -c 'import sys, venv; sys.exit(sys.version_info[:2] != (3, 10))' >/dev/null 2>&1; }
+# Debian's python3.10 has venv without ensurepip: it would make an environment that has no pip.
+is_python310() { "$1" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, 10))' >/dev/null 2>&1; }
 
 # Prints the path of a working Python 3.10. A pyenv shim may stand on PATH and yet fail, so each one is tried.
 find_python() {
@@ -47,11 +48,14 @@ if [ -x .venv/bin/python ] && [ "$(cat .venv/installed 2>/dev/null)" = "$wanted"
     exit 0
 fi
 
-if ! is_python310 .venv/bin/python; then
+if ! is_python310 .venv/bin/python || ! .venv/bin/python -c 'import pip' >/dev/null 2>&1; then
     python=$(find_python)
     rm -rf .venv
     echo "Making .venv with $python" >&2
-    "$python" -m venv .venv || fail "expected '$python -m venv' to work, found that it failed; install its venv package"
+    "$python" -m venv .venv || {
+        rm -rf .venv
+        fail "expected '$python -m venv' to work, found that it failed; install its venv package"
+    }
 fi
 echo "Installing the locked dependencies (about 300 MB on first use)" >&2
 .venv/bin/python -m pip install --disable-pip-version-check -q --require-hashes --no-deps -r requirements.lock \

@@ -49,9 +49,16 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     if args.limit is not None and args.limit < 1:
         raise command.UsageError(f"expected --limit of at least 1, found {args.limit}")
-    if args.out is not None and not args.out.parent.is_dir():
+    if args.out is not None and (args.out.is_dir() or not args.out.parent.is_dir()):
         # Said before the minutes that evaluating takes, not after them.
-        raise command.UsageError(f"{args.out}: expected its folder to exist, found none; make it or give another --out")
+        raise command.UsageError(
+            f"{args.out}: expected a file to write in a folder that exists, found none; give another --out"
+        )
+    if args.record and (bundles := [str(path) for path in args.artifacts if _is_bundle(path)]):
+        raise command.UsageError(
+            f"{bundles[0]}: expected single models with --record, found a bundle, whose hashes it would break; "
+            "record the models that it was made from"
+        )
     folders = _folders(args.artifacts)
     cpu_environment.prepare(args.threads)
     from slim.engines import open_engine
@@ -83,13 +90,16 @@ def run(args: argparse.Namespace) -> int:
     return command.EXIT_DONE
 
 
+def _is_bundle(folder: Path) -> bool:
+    return artifact.load(folder, verify=False).kind == "bundle"
+
+
 def _folders(given: Sequence[Path]) -> dict[str, Path]:
     """task → artifact folder. Raises UsageError for two models of a task."""
     folders: dict[str, Path] = {}
     for folder in given:
-        manifest = artifact.load(folder, verify=False)
         parts = [folder]
-        if manifest.kind == "bundle":
+        if _is_bundle(folder):
             parts = sorted(path.parent for path in folder.glob(f"*/{artifact.MANIFEST}"))
         for part in parts:
             task = artifact.load(part, kind=("checkpoint", "inference", "nb"), verify=False).task
