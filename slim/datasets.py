@@ -135,11 +135,24 @@ def steps_needed(text: str) -> int:
 
 
 class ClsDataset:
-    """Crops for the direction classifier; class 0 is upright, class 1 upside down."""
+    """Crops for the direction classifier; class 0 is upright, class 1 upside down.
 
-    def __init__(self, label_file: Path | str, *, input: Input, augment: bool, cache_mb: float = 1500) -> None:
+    lines: a recognition label file whose lines join in as upright crops.
+    """
+
+    def __init__(
+        self,
+        label_file: Path | str,
+        *,
+        input: Input,
+        augment: bool,
+        lines: Path | None = None,
+        cache_mb: float = 1500,
+    ) -> None:
         self.input, self.augment = input, augment
         labels = read_cls_labels(label_file)
+        if lines is not None:
+            labels = [*labels, *((path, 0) for path, _ in read_rec_labels(lines))]
         self.labels = np.array([int(direction == 180) for _, direction in labels], np.int64)
         self._store = ImageStore([path for path, _ in labels], cache_mb)
 

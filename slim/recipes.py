@@ -29,6 +29,7 @@ class Recipe:
     batch_width_px (rec): the width at which a batch has `batch` lines; others keep batch · width the same.
     size_px (det): side of the square training crops. box_thresh (det): mean probability from which a box counts, chosen
     on validation data and written into the model's manifest; 0 keeps what the manifest says.
+    upright_lines (cls): the recognizer's training lines, where the data has them, take part as upright crops.
     """
 
     task: str
@@ -48,6 +49,7 @@ class Recipe:
     validate_samples: int = 200
     size_px: int = 0
     box_thresh: float = 0.0
+    upright_lines: bool = False
     widths: tuple[int, ...] = ()
     width_schedule: tuple[tuple[int, int], ...] = ()
     batch_width_px: int = 0

@@ -47,7 +47,9 @@ def open_task(manifest: Manifest, recipe: Recipe, train: Path, validation: Path,
     if manifest.task == "det":
         return DetTask(manifest, recipe, train_file, validation_file)
     if manifest.task == "cls":
-        return ClsTask(manifest, recipe, train_file, validation_file)
+        lines = train / "rec" / scoring.LABEL_FILE
+        joined = lines if recipe.upright_lines and lines.is_file() else None
+        return ClsTask(manifest, recipe, train_file, validation_file, joined)
     return RecTask(manifest, recipe, train_file, validation_file, charset)
 
 
@@ -86,10 +88,12 @@ class DetTask:
 class ClsTask:
     metric_names: tuple[str, ...] = ("accuracy",)
 
-    def __init__(self, manifest: Manifest, recipe: Recipe, train: Path, validation: Path) -> None:
+    def __init__(
+        self, manifest: Manifest, recipe: Recipe, train: Path, validation: Path, lines: Path | None = None
+    ) -> None:
         assert manifest.input is not None
         self.manifest, self.recipe = manifest, recipe
-        self.data = ClsDataset(train, input=manifest.input, augment=recipe.augment)
+        self.data = ClsDataset(train, input=manifest.input, augment=recipe.augment, lines=lines)
         self.crops = read_cls_labels(validation)
         self.criterion = CrossEntropyLoss()
 
