@@ -30,4 +30,4 @@ fonts: env
 include models.mk
 
 clean:
-	rm -rf out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf out/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

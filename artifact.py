@@ -314,6 +314,12 @@ def _verify(folder: Path, manifest: Manifest) -> None:
                 f"{path}: expected sha256 {str(expected['sha256'])[:12]}…, found another; the file was "
                 "changed, make or copy the artifact again"
             )
+    # Later stages copy these by name, so they have to be among the hashed files, which lie inside the folder.
+    named = [manifest.charset.file] if manifest.charset else []
+    named += [manifest.compression["prune_plan"]] if "prune_plan" in manifest.compression and manifest.files else []
+    for name in named:
+        if manifest.kind in ("checkpoint", "inference") and name not in manifest.files:
+            raise ArtifactError(f"{folder}: expected {name!r} among its files, found it missing there; make it again")
 
 
 def _files(folder: Path) -> list[str]:

@@ -23,6 +23,9 @@ from artifact import ArtifactError
 
 T = TypeVar("T")
 
+# What a path that the user gave can be wrong in, where no command said it better.
+_PATH_ERRORS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST)
+
 EXIT_DONE = 0
 EXIT_CHECK_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -73,6 +76,8 @@ def _attempt(prog: str, run: Callable[[argparse.Namespace], int], args: argparse
             return _fail(prog, f"expected free disk space, found none at {error.filename or 'the output'}; free some")
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             return _fail(prog, f"expected access to {error.filename}, found {error.strerror}; change its permissions")
+        if error.errno in _PATH_ERRORS and error.filename is not None:
+            return _fail(prog, f"expected a usable path, found {error.filename}: {error.strerror}; give another")
         raise
 
 

@@ -41,7 +41,11 @@ def cells(row: dict[str, Any]) -> list[str]:
 
 
 def text_table(rows: list[dict[str, Any]]) -> str:
-    return command.table(HEADERS, [cells(row) for row in rows])
+    # Both first columns are words; only the first of a table is set to the left.
+    named = [cells(row) for row in rows]
+    width = max(len(row[0]) for row in named)
+    joined = [[f"{row[0].ljust(width)}  {row[1]}", *row[2:]] for row in named]
+    return command.table([f"{HEADERS[0].ljust(width)}  {HEADERS[1]}", *HEADERS[2:]], joined)
 
 
 def markdown_table(rows: list[dict[str, Any]]) -> str:
@@ -97,6 +101,15 @@ def in_readme(text: str, rows: list[dict[str, Any]]) -> str:
     return f"{before}{start}\n{markdown_table(rows)}\n{end}{after}"
 
 
+def put_in_readme(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Replace the table of a Markdown file. Raises UsageError for a missing file or missing marks."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise command.UsageError(f"{path}: expected a Markdown file, found {error}; give another --readme") from None
+    command.write_text(path, in_readme(text, rows))
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="render.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("results", type=Path, metavar="RESULTS.json", help="what benchmarks/demo.py measured")
@@ -120,7 +133,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def run(args: argparse.Namespace) -> int:
     rows = read_rows(args.results)
     if args.readme:
-        args.readme.write_text(in_readme(args.readme.read_text(encoding="utf-8"), rows), encoding="utf-8")
+        put_in_readme(args.readme, rows)
     command.emit(args, rows, text_table(rows))
     return command.EXIT_DONE
 

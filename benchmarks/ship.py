@@ -45,6 +45,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def check(models: Path) -> None:
     """Every checkpoint is there, evaluated, and made from the one that is shipped with it; else ArtifactError."""
+    for task in TASKS:
+        if not (models / f"{task}.run").is_dir():
+            raise artifact.ArtifactError(
+                f"{models / task}.run: expected the state of its training, found none; train it with slim/finetune.py"
+            )
     for name, (_, parent) in PLACES.items():
         manifest = artifact.load(models / name, kind="checkpoint")
         if not manifest.metrics:
@@ -80,9 +85,7 @@ def run(args: argparse.Namespace) -> int:
         for name, (place, _) in PLACES.items():
             made[place] = shutil.copytree(models / name, work / "checkpoints" / name)
         for task in TASKS:
-            state = models / f"{task}.run"
-            if state.is_dir():
-                made[f"state/{task}.run"] = shutil.copytree(state, work / "state" / task)
+            made[f"state/{task}.run"] = shutil.copytree(models / f"{task}.run", work / "state" / task)
         for place, source in made.items():
             target = out / place
             target.parent.mkdir(parents=True, exist_ok=True)

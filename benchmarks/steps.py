@@ -21,9 +21,7 @@ import artifact
 import command
 
 ROOT = Path(artifact.__file__).resolve().parent
-ROOMS = ("ocr_models", "slim", "export", "lite_runtime", "configs")
-# Exit codes that mean "ran, and the check fell short": worth showing the log of, unlike a refused input.
-_TAIL_LINES = 3
+ROOMS = ("ocr_models", "slim", "export", "lite_runtime", "benchmarks", "configs")
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ class Runner:
             if step.show:
                 self._say_raw(self._log(step).read_text(encoding="utf-8").rstrip())
             return
-        if step.output.exists() or state.get(step.name, {}).get("started") != key:
+        if state.get(step.name, {}).get("started") != key or not _resumable(step.output):
             _clear(step.output)
         self._remember(step.name, {"started": key})
         self._say(step, "started")
@@ -125,16 +123,16 @@ class Runner:
             )
             with self._lock:
                 self._children.add(child)
-            tail: list[str] = []
+            tail = ""
             assert child.stderr is not None
             for line in child.stderr:
-                tail = [*tail, line.strip()][-_TAIL_LINES:]
+                tail = line.strip() or tail
                 self._say(step, line.rstrip())
             code = child.wait()
             with self._lock:
                 self._children.discard(child)
             log.seek(0)
-            return code, log.read(), " ".join(tail[-1:])
+            return code, log.read(), tail
 
     def _log(self, step: Step) -> Path:
         return self.folder / "logs" / f"{step.name.replace('/', '-')}.txt"
@@ -171,6 +169,11 @@ def step_key(step: Step) -> str:
     return content.hexdigest()
 
 
+def _resumable(output: Path) -> bool:
+    """Whether a stopped command left a state that the same command goes on from."""
+    return output.with_name(output.name + ".run").exists() or any(output.glob("*.partial"))
+
+
 def _clear(path: Path) -> None:
     """Remove an output that is no longer valid, and the state of the run that made it."""
     for old in (path, path.with_name(path.name + ".run"), path.with_name(path.name + ".partial")):
@@ -193,7 +196,7 @@ def _digest(path: Path) -> str:
 
 def _code_digest() -> str:
     content = hashlib.sha256()
-    files = [ROOT / "artifact.py", ROOT / "command.py"]
+    files = [ROOT / "artifact.py", ROOT / "command.py", ROOT / "requirements.lock"]
     for room in ROOMS:
         files += sorted(p for p in (ROOT / room).rglob("*") if p.suffix in (".py", ".yaml"))
     for file in files:

@@ -118,6 +118,15 @@ def damage_outside(folder):
     edit(folder, files={"../elsewhere": {"sha256": "0", "bytes": 1}})
 
 
+def damage_charset_outside(folder):
+    record = json.loads((folder / artifact.MANIFEST).read_text())
+    edit(folder, charset={**record["charset"], "file": "../elsewhere"})
+
+
+def damage_plan_outside(folder):
+    edit(folder, compression={"prune_plan": "/etc/passwd"})
+
+
 def damage_not_json(folder):
     (folder / artifact.MANIFEST).write_text('{"schema": 1,')
 
@@ -147,6 +156,8 @@ def damage_shape(folder):
         (damage_schema, "expected schema 1, found 99"),
         (damage_kind, "expected kind checkpoint"),
         (damage_outside, "inside the folder"),
+        (damage_charset_outside, "expected '../elsewhere' among its files"),
+        (damage_plan_outside, "expected '/etc/passwd' among its files"),
         (damage_not_json, "expected JSON"),
         (damage_list, "expected a JSON object, found list"),
         (damage_input_type, "input: expected an object, found int"),

@@ -42,10 +42,11 @@ def execute(body: str, native: bool = False, **kwargs) -> subprocess.CompletedPr
         ("raise command.UsageError('x')", 2, "verb: x\n"),
         ("raise command.ModelError('x')", 2, "verb: x\n"),
         ("raise KeyboardInterrupt", 130, "verb: interrupted; finished work is kept\n"),
+        ("open('setup.cfg/x')", 2, "verb: expected a usable path, found setup.cfg/x: Not a directory; give another\n"),
         ("raise OSError(28, 'No space', 'out/a')", 2, FULL.format("out/a")),
         ("open('/dev/full', 'w').write('x' * 100000)", 2, FULL.format("the output")),
     ],
-    ids=["done", "check failed", "artifact", "usage", "model", "ctrl-c", "full disk", "really full disk"],
+    ids=["done", "check failed", "artifact", "usage", "model", "ctrl-c", "no folder", "full disk", "really full disk"],
 )  # fmt: skip
 def test_exit_codes(body, code, stderr, native):
     done = execute(body, native)
