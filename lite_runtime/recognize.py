@@ -54,16 +54,25 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     images = list_images(args.images)
-    with artifact.create(args.out) if args.out else contextlib.nullcontext() as folder:
+    with (
+        contextlib.suppress(_NothingRead),
+        artifact.create(args.out) if args.out else contextlib.nullcontext() as folder,
+    ):
         records = list(_read_all(args, images, folder))
         if folder is not None:
+            if all("error" in record for record in records):
+                raise _NothingRead  # and no folder stays behind
             text = json.dumps({"images": records}, indent=2, ensure_ascii=False)
             (folder / "results.json").write_text(text + "\n", encoding="utf-8")
     if args.json:
         print(json.dumps({"images": records}, indent=2, ensure_ascii=False))
-    elif args.out:
+    elif args.out and args.out.exists():
         print(f"{args.out}: annotated images and results.json")
     return command.EXIT_BAD_INPUT if any("error" in record for record in records) else command.EXIT_DONE
+
+
+class _NothingRead(Exception):
+    pass
 
 
 def list_images(paths: list[Path]) -> list[Path]:

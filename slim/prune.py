@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
     if not job.first:
         return command.EXIT_DONE
     network, _ = checkpoints.load_network(job.out)
-    metrics_after = job.task.validate(network, job.limit)
+    metrics_after = job.measure(network)
     keep(metrics_after, trainer.best["step"])
     slimming.report(
         job,

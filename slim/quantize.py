@@ -76,10 +76,11 @@ def run(args: argparse.Namespace) -> int:
     step = trainer.best["step"]
     guard.require(trainer.best["metrics"], step)
     quantized, _ = load_quantized(job.out)
-    metrics_after = job.task.validate(quantized, job.limit)
+    metrics_after = job.measure(quantized)
     alphas = guard.alphas(quantized, step)
     _write(job, quantized, metrics_after, step, compression, {"pact": {**settings.to_json(), **alphas.to_json()}})
-    _say(str(alphas))
+    if step:
+        _say(str(alphas))
     size_after = job.size(original, quantized.int8_weights(getattr(original, "train_only", ())))
     slimming.report(
         job,

@@ -72,6 +72,13 @@ class Job:
 
         return paddle.distributed.get_rank() == 0
 
+    def measure(self, network: nn.Layer) -> dict[str, Any]:
+        """The metrics of a network, as they stand before and after."""
+        from slim.cpu_training import fast_convolutions
+
+        with fast_convolutions():
+            return self.task.validate(network, self.limit)
+
     def size(self, network: nn.Layer, int8_weights: int = 0) -> Size:
         """network: float, as trained. int8_weights: how many of its exported weights take one byte instead of four."""
         from ocr_models import complexity
@@ -141,7 +148,7 @@ def open_job(args: argparse.Namespace, name: str, differences: dict[str, dict[st
 
     # Said by paddle at every batch norm of every network.
     warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
-    cv2.setNumThreads(args.threads)
+    cv2.setNumThreads(1)  # the reading thread must not take the training's cores
     if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1:
         paddle.distributed.init_parallel_env()
     paddle.seed(recipe.seed)
@@ -211,12 +218,10 @@ def metrics_before(job: Job, network: nn.Layer) -> dict[str, Any]:
         if known["question"] == question:
             return known["metrics"]
     print("measuring the model as it is", file=sys.stderr, flush=True)
-    metrics = job.task.validate(network, job.limit)
+    metrics = job.measure(network)
     if job.recipe.steps:
         job.state_folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps({"question": question, "metrics": metrics}), encoding="utf-8")
-        os.replace(temporary, path)
+        command.write_text(path, json.dumps({"question": question, "metrics": metrics}))
     return metrics
 
 
@@ -255,6 +260,7 @@ def train(
             network.eval()
             metrics = task.validate(network, job.recipe.validate_samples)
             trainer.best = {"step": 0, "metrics": metrics}
+            trainer.save()  # an OUT without a state to go on from would be refused by the same command
             keep(metrics, 0)
         trainer.run()
     return trainer

@@ -184,6 +184,10 @@ class Trainer:
         for name, array in arrays.items():
             self.tensors[name].set_value(array)
 
+    def save(self) -> None:
+        """Keep the state as it is before the first step."""
+        self._save(self.sampler.state())
+
     def _save(self, sampler_state: dict[str, int]) -> None:
         if self.folder is None or self.rank > 0:
             return
