@@ -34,7 +34,8 @@ QUANTIZATION = "pact-int8"
 ALPHA_L2 = 1e-3
 # Stands until calibration has seen data; activations behind batch norm are about of this size.
 ALPHA_START = 8.0
-MOVING_RATE = 0.9
+# Slow, because a scale that follows the last few batches makes one checkpoint differ from the next.
+MOVING_RATE = 0.99
 # Weights by channel and activations by moving average: the pair that Paddle-Lite's ARM int8 kernels read.
 # onnx_format: with it on, paddle.inference departs from the trained fake-quant network by up to .5 on the detector.
 CONFIG = {

@@ -40,7 +40,7 @@ class PactSettings:
     """
 
     alpha_l2: float = 1e-3
-    alpha_rate: float = 10.0
+    alpha_rate: float = 1.0
     percentile: float = 99.99
     calibration_batches: int = 8
     freeze_norm_after: float = 0.5

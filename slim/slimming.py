@@ -170,7 +170,7 @@ def _recipe(args: argparse.Namespace, task: str, difference: dict[str, Any]) -> 
     return dataclasses.replace(
         recipe,
         warmup_steps=min(recipe.warmup_steps, recipe.steps // 10),
-        validate_every=min(recipe.validate_every, max(recipe.steps // 3, 1)),
+        validate_every=min(recipe.validate_every, max(-(-recipe.steps // 3), 1)),
     )
 
 
@@ -260,7 +260,8 @@ def train(
             network.eval()
             metrics = task.validate(network, job.recipe.validate_samples)
             trainer.best = {"step": 0, "metrics": metrics}
-            trainer.save()  # an OUT without a state to go on from would be refused by the same command
+            if job.recipe.steps:
+                trainer.save()  # an OUT without a state to go on from would be refused by the same command
             keep(metrics, 0)
         trainer.run()
     return trainer
