@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -209,3 +210,32 @@ def test_killed_run_goes_on_to_the_same_weights(toys, tmp_path, capfd):
     for name, tensor in checkpoints.parameters(one).items():
         found = checkpoints.parameters(two)[name].numpy()
         assert np.allclose(tensor.numpy(), found, rtol=1e-5, atol=1e-6), name
+
+
+@pytest.mark.parametrize("script", ["prune.py", "quantize.py"])
+def test_bad_input_is_one_line_and_exit_2(script, tmp_path):
+    path = Path(prune.__file__).with_name(script)
+    arguments = [sys.executable, path, tmp_path / "none", "--data", tmp_path, "--out", tmp_path / "out"]
+    ended = subprocess.run([str(a) for a in arguments], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1 and "expected an artifact folder, found nothing" in ended.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("prune: [", "expected YAML"),
+        ("prune: 3", "expected mappings under prune"),
+        ("pact: {}", "expected only prune, det, cls, rec, found pact"),
+        ("prune: {ratio: 2.0}", "expected prune.ratio between 0 and 1"),
+        ("prune: {share: 0.2}", "expected multiple and ratio under prune"),
+        ("cls: {stepz: 3}", "stepz"),
+    ],
+)
+def test_bad_recipes(text, message, toys, tmp_path):
+    data, models, _ = toys
+    config = tmp_path / "bad.yaml"
+    config.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        command(models["cls"], "--data", data, "--out", tmp_path / "p", "--config", config, "--steps", 0)
