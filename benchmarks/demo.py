@@ -3,7 +3,8 @@
     python benchmarks/demo.py --out out/demo
 
 Leaves bundle (arm, slim) and bundle-x86 of the shipped models, results.json and report.html in OUT. A second run keeps
-what is still valid. The few training steps here show that the chain works; the `shipped` models come from a long run of the same commands.
+what is still valid. The few training steps here show that the chain works; the `shipped` models come from a long run of
+the same commands.
 """
 
 from __future__ import annotations
