@@ -13,6 +13,12 @@ from typing import Any
 SCALARS = {"bool": "<?", "int8": "<b", "int32": "<i", "uint32": "<I", "int64": "<q", "float32": "<f", "uint8": "<B"}
 _ITEM = {"bool": "?", "int8": "b", "int32": "i", "int64": "q", "float32": "f"}
 
+# What one part costs of a buffer's budget: about the bytes of memory that it takes as Python objects.
+_COST_TABLE = 128
+_COST_TEXT = 64
+_COST_LIST = 64
+_COST_ITEM = 36
+
 
 class FlatError(Exception):
     """The bytes are no flatbuffer of the expected shape."""
@@ -21,18 +27,18 @@ class FlatError(Exception):
 class Buffer:
     """Bytes with bounds and a budget.
 
-    Offsets of a damaged file may make many tables share one child, so that a small file would unfold into a huge
-    tree; the budget, a multiple of the file's size, ends that.
+    Tables may share children, so that a small damaged file would unfold into a huge tree; the budget, in bytes of
+    memory per byte of the file, ends that. opt's files need 4 per byte; the rest is room for files that share more.
     """
 
-    def __init__(self, data: bytes | memoryview, reads_per_byte: int = 8) -> None:
+    def __init__(self, data: bytes | memoryview, bytes_per_byte: int = 32) -> None:
         self.data = memoryview(data)
         self.size = len(self.data)
-        self.left = 4096 + reads_per_byte * self.size
+        self.left = (1 << 20) + bytes_per_byte * self.size
+        self.texts: dict[int, str] = {}
 
     def unpack(self, layout: str, at: int) -> Any:
         size = struct.calcsize(layout)
-        self.spend(size)
         if at < 0 or at + size > self.size:
             raise FlatError(f"an offset ({at}) points outside of {self.size} bytes")
         return struct.unpack_from(layout, self.data, at)[0]
@@ -58,6 +64,7 @@ class Table:
     """One table; fields are numbered in the order of the schema."""
 
     def __init__(self, buffer: Buffer, at: int) -> None:
+        buffer.spend(_COST_TABLE)
         self.buffer = buffer
         self.at = at
         self.vtable = at - buffer.unpack("<i", at)
@@ -89,11 +96,9 @@ class Table:
         return [self._string(self.buffer.follow(at)) for at in self._items(index, 4)]
 
     def numbers(self, index: int, kind: str) -> list[Any]:
-        size = struct.calcsize("<" + _ITEM[kind])
-        items = self._items(index, size)
+        items = self._items(index, struct.calcsize("<" + _ITEM[kind]))
         if not items:
             return []
-        self.buffer.spend(size * len(items))
         return list(struct.unpack_from(f"<{len(items)}{_ITEM[kind]}", self.buffer.data, items[0]))
 
     def block(self, index: int) -> memoryview:
@@ -111,12 +116,16 @@ class Table:
         at = self.buffer.follow(at)
         count = self.buffer.unpack("<I", at)
         self.buffer.slice(at + 4, count * size)
+        self.buffer.spend(_COST_LIST + _COST_ITEM * count)
         return range(at + 4, at + 4 + count * size, size)
 
     def _string(self, at: int) -> str:
         content = self.buffer.slice(at + 4, self.buffer.unpack("<I", at))
-        self.buffer.spend(len(content))
-        try:
-            return str(content, "utf-8")
-        except UnicodeDecodeError:
-            raise FlatError(f"the text at {at} is not UTF-8") from None
+        # A shared text is one object, but who prints the tree prints it each time.
+        self.buffer.spend(_COST_TEXT + len(content))
+        if at not in self.buffer.texts:
+            try:
+                self.buffer.texts[at] = str(content, "utf-8")
+            except UnicodeDecodeError:
+                raise FlatError(f"the text at {at} is not UTF-8") from None
+        return self.buffer.texts[at]

@@ -6,7 +6,7 @@ Little-endian, format version 2:
     | count × (u32 size of what follows, u32 offset of the flatbuffer in it, flatbuffer ParamDesc)
 Field numbers: lite/model_parser/flatbuffers/framework.fbs and param.fbs of Paddle-Lite.
 
-Raises NbError and nothing else, whatever the bytes are; time and memory are bounded by a multiple of the file's size.
+Raises NbError and nothing else, whatever the bytes are; memory is bounded by 40 times the file's size, time in step.
 """
 
 from __future__ import annotations
@@ -35,9 +35,19 @@ KERNEL_ATTRIBUTE = "__@kernel_type_attr@__"
 _SCALE = re.compile(r"\d_scale$")
 
 # TargetType, PrecisionType and DataLayoutType of lite/api/paddle_place.h, by number.
-TARGETS = ("unknown", "host", "x86", "cuda", "arm", "opencl", "any", "fpga", "npu", "xpu")
+TARGETS = (
+    "unknown", "host", "x86", "cuda", "arm", "opencl", "any", "fpga", "npu", "xpu", "bm", "mlu", "rknpu", "apu",
+    "huawei_ascend_npu", "imagination_nna", "intel_fpga", "metal", "nnadapter",
+)  # fmt: skip
 PRECISIONS = ("unknown", "fp32", "int8", "int32", "any", "fp16", "bool", "int64", "int16", "uint8", "fp64")
-LAYOUTS = ("unknown", "NCHW", "any", "NHWC")
+LAYOUTS = (
+    "unknown", "NCHW", "any", "NHWC", "image2d", "image_folder", "image_nw", "metal_texture_array", "metal_texture",
+)  # fmt: skip
+
+# Paddle's own limit is 9. A longer shape is damage, and its product would take time that grows with its square.
+_MAX_RANK = 16
+_MAX_BYTES = 1 << 30
+_COST_OP = 512
 
 # VarType.Type: number → (name, bytes per item).
 DTYPES = {
@@ -138,22 +148,24 @@ class NbFile:
                 counts.setdefault(op.type, Counter())[op.kernel.precision if op.kernel else "unknown"] += 1
         return {kind: dict(counter) for kind, counter in counts.items()}
 
-    def weights_by_type(self) -> dict[str, int]:
-        """Bytes of params per item type."""
-        counts: Counter[str] = Counter()
+    def weights_by_type(self) -> dict[str, tuple[int, int]]:
+        """Item type → how many params have it and their bytes together."""
+        found: dict[str, tuple[int, int]] = {}
         for param in self.params.values():
-            counts[param.dtype] += len(param.data)
-        return dict(counts)
+            count, size = found.get(param.dtype, (0, 0))
+            found[param.dtype] = (count + 1, size + len(param.data))
+        return found
 
     @cached_property
     def scale_bytes(self) -> int:
         """Bytes of quantization scales, which stand in the topology as op attributes such as Filter0_scale."""
-        return sum(
+        found = sum(
             4 * len(value)
             for op in self.ops
             for name, value in op.attributes.items()
             if isinstance(value, list) and _SCALE.search(name)
         )
+        return min(found, self.topology_bytes)  # ops may share a list
 
     def parts(self) -> dict[str, int]:
         """Where the bytes go; the parts add up to the file's size."""
@@ -167,11 +179,16 @@ def read(path: str | Path) -> NbFile:
     """Parse the file at `path`. Raises NbError for a file that is missing, damaged or of another format."""
     path = Path(path)
     try:
-        data = path.read_bytes()
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise NbError(f"{path}: expected an .nb file, found a device or a pipe; copy it to a file first")
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise NbError(
             f"{path}: expected an .nb file, found {error.strerror or error}; make one with to_nb.py"
         ) from None
+    if len(data) > _MAX_BYTES:
+        raise NbError(f"{path}: expected an .nb file of at most {_MAX_BYTES:,} bytes, found more; give another file")
     try:
         return parse(data)
     except NbError as error:
@@ -204,7 +221,11 @@ def parse(data: bytes) -> NbFile:
     view = memoryview(data)
     try:
         ops, variables = _program(Buffer(view[_HEADER : _HEADER + topology]).root())
-        params = {param.name: param for param in _params(view[_HEADER + topology :])}
+        params: dict[str, Param] = {}
+        for param in _params(view[_HEADER + topology :]):
+            if param.name in params:
+                raise FlatError(f"two params are called {param.name[:60]!r}")
+            params[param.name] = param
     except FlatError as error:
         raise NbError(f"expected a whole .nb file, found damage: {error}; convert the model again") from None
     if not ops:
@@ -224,6 +245,7 @@ def _program(program: Table) -> tuple[list[Op], dict[str, Var]]:
 
 
 def _op(table: Table) -> Op:
+    table.buffer.spend(_COST_OP)
     attributes = dict(_attribute(attribute) for attribute in table.tables(3))
     text = attributes.get(KERNEL_ATTRIBUTE)
     kernel = _kernel(text) if isinstance(text, str) else None
@@ -270,6 +292,8 @@ def _var(table: Table) -> Var:
     if tensor:
         dtype = DTYPES.get(tensor.scalar(0, "int32"), ("", 0))[0]
         shape = tensor.numbers(1, "int64")
+        if len(shape) > _MAX_RANK:
+            raise FlatError(f"the variable {name[:60]!r} has {len(shape)} dimensions")
     return Var(name, dtype, tuple(shape), table.scalar(2, "bool", False))
 
 
@@ -295,6 +319,6 @@ def _param(table: Table) -> Param:
     shape, data = tuple(tensor.numbers(2, "int64")), tensor.block(4)
     if not dtype:
         raise FlatError(f"the param {name[:60]!r} has an unknown item type")
-    if any(side < 0 for side in shape) or math.prod(shape) * item != len(data):
+    if len(shape) > _MAX_RANK or any(side < 0 for side in shape) or math.prod(shape) * item != len(data):
         raise FlatError(f"the param {name[:60]!r} of shape {shape[:8]} does not match its {len(data)} bytes")
     return Param(name, dtype, shape, data)

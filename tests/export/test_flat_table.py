@@ -52,3 +52,8 @@ def test_reading_is_bounded_by_the_size():
     with pytest.raises(FlatError, match="more often"):
         for _ in range(10_000):
             table.numbers(2, "int32")
+
+
+def test_a_shared_text_is_one_object():
+    table = Buffer(TABLE).root()
+    assert table.string(0) is table.string(0)
