@@ -77,6 +77,9 @@ class Table:
         offset = self.buffer.unpack("<H", self.vtable + slot)
         return self.at + offset if offset else None
 
+    def has(self, index: int) -> bool:
+        return self._field(index) is not None
+
     def scalar(self, index: int, kind: str, default: Any = 0) -> Any:
         at = self._field(index)
         return default if at is None else self.buffer.unpack(SCALARS[kind], at)
