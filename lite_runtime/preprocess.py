@@ -17,28 +17,40 @@ from command import UsageError
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MIN_DETECTION_SIDE_PX = 32
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def read_image(path: Path | str) -> np.ndarray:
-    """Decode an image file to (H, W, 3) uint8 BGR, EXIF rotation applied, transparency blended on white.
+    """Decode an image file to (H, W, 3) uint8 BGR; see `read_encoded` and `decode` for what is refused."""
+    return decode(read_encoded(path), path)
 
-    Grey, palette, 16-bit and CMYK files become 8-bit BGR. Raises UsageError when the file is missing,
-    empty, cut off or no image: a half-decoded picture would be read as if its lower half were blank.
+
+def read_encoded(path: Path | str) -> bytes:
+    """An image file's bytes. Raises UsageError when it is missing, empty or cut off.
+
+    A half-decoded picture would be read as if its lower half were blank.
     """
-    path = Path(path)
     try:
-        data = path.read_bytes()
+        data = Path(path).read_bytes()
     except OSError as error:
         raise UsageError(f"{path}: expected an image file, found {error.strerror}; give another path") from None
     if not data:
         raise UsageError(f"{path}: expected an image, found an empty file; fetch it again")
     if missing := _cut_off(data):
         raise UsageError(f"{path}: expected a whole image, found {missing}; fetch it again")
+    return data
+
+
+def decode(data: bytes | np.ndarray, path: Path | str) -> np.ndarray:
+    """A whole image file's bytes, or (N,) uint8 → (H, W, 3) uint8 BGR, EXIF rotation applied, alpha blended on white.
+
+    Grey, palette, 16-bit and CMYK files become 8-bit BGR. Raises UsageError, which names `path`, for what is no image.
+    """
     buffer = np.frombuffer(data, np.uint8)
     try:
         image = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
-        # JPEG has no alpha; everything else is decoded again only to look for it.
-        raw = image if data[:2] == b"\xff\xd8" else cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
+        # Decoded again only to look for alpha.
+        raw = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED) if _may_have_alpha(buffer) else image
     except (cv2.error, MemoryError):
         raise UsageError(f"{path}: expected an image that fits in memory, found a larger one; scale it down") from None
     if image is None:
@@ -48,6 +60,16 @@ def read_image(path: Path | str) -> np.ndarray:
     if raw is not None and raw.ndim == 3 and raw.shape[2] == 4:
         return blend_on_white(raw)
     return image
+
+
+def _may_have_alpha(buffer: np.ndarray) -> bool:
+    """False for a JPEG and for a PNG whose header names a colour type without alpha and that lists no transparency."""
+    head = buffer[:26].tobytes()
+    if head[:2] == b"\xff\xd8":
+        return False
+    if head[:8] == PNG_SIGNATURE and len(head) == 26:
+        return head[25] in (4, 6) or b"tRNS" in buffer.tobytes()
+    return True
 
 
 def blend_on_white(image: np.ndarray) -> np.ndarray:
@@ -185,7 +207,7 @@ def _cut_off(data: bytes) -> str:
     """
     if data[:2] == b"\xff\xd8":
         return "" if _jpeg_ends(data) else "a JPEG without its end marker"
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
+    if data[:8] == PNG_SIGNATURE:
         return "" if b"IEND" in data[-4096:] or b"IEND" in data else "a PNG without its IEND chunk"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         size = struct.unpack("<I", data[4:8])[0] + 8

@@ -22,6 +22,7 @@ from slim import augment, db_targets
 from slim.labels import IGNORED, read_cls_labels, read_det_labels, read_rec_labels
 
 CTC_STRIDE = 4  # px of width for each step of the recognizer's output
+EXIF_ORIENTATION = 0x0112  # from 5 on the camera was turned by a right angle
 
 
 class ImageStore:
@@ -32,7 +33,7 @@ class ImageStore:
         self._offsets = np.zeros(len(paths) + 1, np.int64)
         block, room = bytearray(), int(cache_mb * 2**20)
         for index, path in enumerate(self.paths):
-            data = _read(path) if len(block) < room else b""
+            data = preprocess.read_encoded(path) if len(block) < room else b""
             block += data
             self._offsets[index + 1] = len(block)
         self._block = np.frombuffer(bytes(block), np.uint8)
@@ -41,36 +42,24 @@ class ImageStore:
         start, stop = self._offsets[index : index + 2]
         if stop > start:
             return self._block[start:stop]
-        return np.frombuffer(_read(self.paths[index]), np.uint8)
+        return np.frombuffer(preprocess.read_encoded(self.paths[index]), np.uint8)
 
     def image(self, index: int) -> np.ndarray:
-        """(H, W, 3) uint8 BGR."""
-        image = cv2.imdecode(self.encoded(index), cv2.IMREAD_COLOR)
-        if image is None:
-            raise UsageError(f"{self.paths[index]}: expected an image, found something else; make it again or drop it")
-        return image
+        """(H, W, 3) uint8 BGR, decoded as at run time."""
+        return preprocess.decode(self.encoded(index), self.paths[index])
 
     def size(self, index: int) -> tuple[int, int]:
-        """(height, width) from the file's header."""
+        """(height, width) from the file's header, as it is decoded: EXIF rotation applied."""
         from PIL import Image, UnidentifiedImageError
 
         try:
             with Image.open(io.BytesIO(self.encoded(index).tobytes())) as image:
-                return image.height, image.width
-        except (UnidentifiedImageError, OSError):
+                lying = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
+                return (image.width, image.height) if lying else (image.height, image.width)
+        except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
             raise UsageError(
                 f"{self.paths[index]}: expected an image, found something else; make it again or drop it"
             ) from None
-
-
-def _read(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path}: named by a label file, cannot be read ({error.strerror})") from None
-    if not data:
-        raise UsageError(f"{path}: expected an image, found an empty file; make it again")
-    return data
 
 
 class RecDataset:

@@ -77,6 +77,16 @@ def png(header: bytes, pixels: bytes, end: bool = True) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + tail
 
 
+@pytest.mark.parametrize("mode", ["P", "RGB"])
+def test_a_transparent_colour(tmp_path, mode):
+    """PNG without an alpha channel: a tRNS chunk names the palette entry, or the colour, that is not there."""
+    image = pytest.importorskip("PIL.Image")
+    black = image.new(mode, (2, 1), 0)
+    black.putpixel((1, 0), 1 if mode == "P" else (10, 20, 30))
+    black.save(tmp_path / "a.png", transparency=0 if mode == "P" else (0, 0, 0))
+    assert read_image(tmp_path / "a.png")[0, 0].tolist() == [255, 255, 255]
+
+
 def test_cmyk_jpeg(tmp_path):
     image = pytest.importorskip("PIL.Image")
     image.fromarray(PICTURE[..., ::-1]).convert("CMYK").save(tmp_path / "cmyk.jpg", quality=95)
