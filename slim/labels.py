@@ -4,13 +4,14 @@ detection       path TAB [{"transcription": "text", "points": [[x, y] x 4]}, ...
 recognition     path TAB text
 classification  path TAB 0|180
 
-Paths are relative to the label file's folder. Errors are one line: file:line, expected, found.
+Paths are absolute or relative to the label file's folder; a JSON list of paths gives several images the same label.
+Other keys of a box ("difficult") are not read. Errors are one line: file:line, expected, found.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ import numpy as np
 from command import UsageError
 
 IGNORED = ("###", "*")
-DIRECTIONS = (0, 180)
 
 DetLabel = tuple[Path, list[tuple[str, np.ndarray]]]
 
@@ -33,8 +33,9 @@ def read_det_labels(path: Path | str) -> list[DetLabel]:
     for where, image, content in _lines(path):
         try:
             entries = json.loads(content)
-        except json.JSONDecodeError as error:
-            raise UsageError(f"{where}: expected a JSON list of boxes, found {_short(content)} ({error.msg})") from None
+        except (ValueError, RecursionError) as error:
+            cause = error.msg if isinstance(error, json.JSONDecodeError) else "too deep or too large a number"
+            raise UsageError(f"{where}: expected a JSON list of boxes, found {_short(content)} ({cause})") from None
         if not isinstance(entries, list):
             raise UsageError(f"{where}: expected a JSON list of boxes, found {_short(content)}")
         labels.append((image, [_box(where, entry) for entry in entries]))
@@ -77,20 +78,8 @@ def cls_line(image: str, direction: int) -> str:
     return f"{image}\t{direction}\n"
 
 
-def write_det_labels(path: Path | str, labels: Iterable[tuple[str, Sequence[tuple[str, np.ndarray]]]]) -> None:
-    Path(path).write_text("".join(det_line(image, boxes) for image, boxes in labels), encoding="utf-8")
-
-
-def write_rec_labels(path: Path | str, labels: Iterable[tuple[str, str]]) -> None:
-    Path(path).write_text("".join(rec_line(image, text) for image, text in labels), encoding="utf-8")
-
-
-def write_cls_labels(path: Path | str, labels: Iterable[tuple[str, int]]) -> None:
-    Path(path).write_text("".join(cls_line(image, direction) for image, direction in labels), encoding="utf-8")
-
-
 def _lines(path: Path | str) -> Iterator[tuple[str, Path, str]]:
-    """(file:line, image path, what follows the tab) of every line that is not empty."""
+    """(file:line, image path, what follows the first tab) of every image of every line that is not blank."""
     path = Path(path)
     try:
         content = path.read_bytes().decode("utf-8-sig")
@@ -100,15 +89,34 @@ def _lines(path: Path | str) -> Iterator[tuple[str, Path, str]]:
     found = False
     for number, line in enumerate(content.split("\n"), 1):
         line = line.removesuffix("\r")
-        if not line:
+        if not line.strip(" "):
             continue
-        image, tab, rest = line.partition("\t")
-        if not tab or not image:
+        names, tab, rest = line.partition("\t")
+        if not tab or not names:
             raise UsageError(f"{path}:{number}: expected path, tab, label, found {_short(line)}")
-        found = True
-        yield f"{path}:{number}", path.parent / image, rest
+        for name in _names(names):
+            image = path.parent / name
+            if "\0" in name or not image.is_file():
+                raise UsageError(
+                    f"{path}:{number}: expected an image file, found none at {_short(str(image))}; "
+                    "paths begin at the label file's folder"
+                )
+            found = True
+            yield f"{path}:{number}", image, rest
     if not found:
         raise UsageError(f"{path}: expected labels, found an empty file; make it again")
+
+
+def _names(field: str) -> list[str]:
+    """The paths of a line's first field: one, or a JSON list of them (the same sample, augmented beforehand)."""
+    if field.startswith("["):
+        try:
+            names = json.loads(field)
+        except (ValueError, RecursionError):
+            return [field]
+        if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+            return names
+    return [field]
 
 
 def _box(where: str, entry: Any) -> tuple[str, np.ndarray]:
@@ -116,7 +124,7 @@ def _box(where: str, entry: Any) -> tuple[str, np.ndarray]:
         raise UsageError(f"{where}: expected transcription and points, found {_short(json.dumps(entry))}")
     try:
         points = np.array(entry["points"], np.float32)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         points = np.empty(0, np.float32)
     if points.ndim != 2 or points.shape[1] != 2 or len(points) < 4 or not np.isfinite(points).all():
         raise UsageError(f"{where}: expected at least 4 points [x, y], found {_short(json.dumps(entry['points']))}")
@@ -131,4 +139,4 @@ def _around(points: np.ndarray) -> np.ndarray:
 
 
 def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:57] + "...")
+    return repr(text if len(text) <= 120 else f"{text[:58]}...{text[-58:]}")

@@ -9,7 +9,7 @@ import yaml
 
 import artifact
 from ocr_models import catalogue, checkpoints
-from slim.labels import write_cls_labels, write_det_labels, write_rec_labels
+from slim.labels import cls_line, det_line, rec_line
 
 NAMES = {"det": "det_mv3_db", "cls": "cls_mv3", "rec": "rec_mv3_crnn_en"}
 QUICK: dict[str, dict] = {
@@ -36,13 +36,14 @@ def make_data(folder: Path) -> Path:
         scene[20 : 20 + height, 10 : 10 + width] = image
         cv2.imwrite(str(folder / "det" / f"{number}.png"), scene)
         quad = np.array([[10, 20], [10 + width, 20], [10 + width, 20 + height], [10, 20 + height]], np.float32)
-        scenes.append((f"{number}.png", [(text, quad)]))
-    write_det_labels(folder / "det" / "label.txt", scenes)
+        scenes.append(det_line(f"{number}.png", [(text, quad)]))
     for number, text in enumerate(texts):
         cv2.imwrite(str(folder / "rec" / f"{number}.png"), word(text))
         cv2.imwrite(str(folder / "cls" / f"{number}.png"), word(text)[:: 1 - 2 * (number % 2), :: 1 - 2 * (number % 2)])
-    write_rec_labels(folder / "rec" / "label.txt", [(f"{n}.png", text) for n, text in enumerate(texts)])
-    write_cls_labels(folder / "cls" / "label.txt", [(f"{n}.png", 180 * (n % 2)) for n in range(4)])
+    lines = [rec_line(f"{n}.png", text) for n, text in enumerate(texts)]
+    crops = [cls_line(f"{n}.png", 180 * (n % 2)) for n in range(4)]
+    for task, written in (("det", scenes), ("rec", lines), ("cls", crops)):
+        (folder / task / "label.txt").write_text("".join(written), encoding="utf-8")
     return folder
 
 
