@@ -19,7 +19,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -95,6 +94,7 @@ class Manifest:
     charset: Charset | None = None
     compression: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    measured_on: dict[str, Any] | None = None  # what `metrics` were measured on; see slim/scoring.py
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     parent: str | None = None
     made_by: dict[str, Any] = field(default_factory=dict)
@@ -263,6 +263,8 @@ def _parse(record: Any, path: Path) -> Manifest:
         "network": dict, "post": dict, "compression": dict, "metrics": dict, "files": dict,
         "made_by": dict, "extra": dict, "name": str,
     }  # fmt: skip
+    if manifest.measured_on is not None:
+        expected["measured_on"] = dict
     for key, cls in expected.items():
         if not isinstance(getattr(manifest, key), cls):
             found = type(getattr(manifest, key)).__name__
@@ -340,6 +342,8 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 
 @cache
 def _versions() -> dict[str, str]:
+    from importlib import metadata  # reading never needs it, and its import takes longer than all others here
+
     found = {}
     for package in _RECORDED_PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):

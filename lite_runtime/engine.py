@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 import re
 import struct
+import sys
 import threading
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import numpy as np
 
 import artifact
 from command import ModelError
+from lite_runtime import versions
 
 MODEL_FILE = "model.nb"
 META_VERSION = 2
@@ -57,6 +59,11 @@ class NbTargets:
     precisions: dict[str, int]
     ops: dict[str, int]
     int8_weights: bool
+
+    @property
+    def precision(self) -> str:
+        """The precision that sets it apart: fp16 or int8 where a kernel has it, else fp32."""
+        return next((name for name in ("fp16", "int8") if name in self.precisions), "fp32")
 
 
 def read_targets(path: Path | str) -> NbTargets:
@@ -130,6 +137,32 @@ def check_runs_here(path: Path | str, machine: str | None = None) -> NbTargets:
     return found
 
 
+def check_version(path: Path | str, found: NbTargets, library: str) -> None:
+    """Follow the version rule: ModelError for a file that the library must not load, else at most a warning, once."""
+    verdict = versions.judge(found.opt_version, library, found.precision)
+    if not verdict.allowed:
+        raise ModelError(f"{path}: {verdict.warning}")
+    if verdict.warning and verdict.warning not in _warned:
+        _warned.add(verdict.warning)
+        print(f"{path}: {verdict.warning}", file=sys.stderr, flush=True)
+
+
+_warned: set[str] = set()
+
+
+def library_version() -> str:
+    """Version of the installed Paddle-Lite, as pip knows it. ModelError when it is not installed."""
+    from importlib import metadata  # a fifth of a second on a slow disk: not for --help
+
+    try:
+        return metadata.version("paddlelite")
+    except metadata.PackageNotFoundError:
+        _import_lite()
+        raise ModelError(
+            "expected paddlelite installed by pip, so that its version is known, found it without; install its wheel"
+        ) from None
+
+
 class LiteEngine:
     """A `.nb` file on Paddle-Lite; may be shared by threads, which then take turns.
 
@@ -143,6 +176,7 @@ class LiteEngine:
             raise ValueError(f"max_predictors: expected at least 1, found {max_predictors}")
         self.path = Path(nb_path)
         self.targets = check_runs_here(self.path)
+        check_version(self.path, self.targets, library_version())
         self.max_predictors = max_predictors
         self.shape = input.shape if input else (-1, 3, -1, -1)
         self.multiple_of = input.multiple_of if input else 1
