@@ -49,6 +49,10 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     if args.limit is not None and args.limit < 1:
         raise command.UsageError(f"expected --limit of at least 1, found {args.limit}")
+    if args.record and args.limit is not None:
+        raise command.UsageError(
+            f"expected --record without --limit, found --limit {args.limit}; a manifest holds metrics of all samples"
+        )
     if args.out is not None and (args.out.is_dir() or not args.out.parent.is_dir()):
         # Said before the minutes that evaluating takes, not after them.
         raise command.UsageError(
@@ -69,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         for task, (engine, manifest, folder) in opened.items():
             results[task] = _judge(task, _stage(engine, manifest, folder), args.data, args.limit)
             if args.record:
-                _record(folder, manifest, results[task]["metrics"])
+                _record(folder, manifest, results[task])
         if "det" in opened and "rec" in opened:
             results["system"] = _judge("system", _pipeline(opened), args.data, args.limit)
     for engine, _, _ in opened.values():
@@ -145,7 +149,10 @@ def _pipeline(opened: dict[str, tuple[Engine, Manifest, Path]]) -> Any:
 
 
 def _judge(task: str, stage: Any, data: Path, limit: int | None) -> dict[str, Any]:
-    """{"metrics", "intervals", "samples"} of one stage, or of the whole pipeline on the detector's scenes."""
+    """What one stage scores, or the whole pipeline on the detector's scenes.
+
+    {"metrics", "intervals", "samples", "measured_on": see scoring.measured_on}
+    """
     from slim import labels, metrics, scoring
 
     read: dict[str, Callable[[Path], list]] = {
@@ -167,18 +174,23 @@ def _judge(task: str, stage: Any, data: Path, limit: int | None) -> dict[str, An
         "system": lambda counts: {"f_score": metrics.f_score(counts)["hmean"]},
     }
     label_file = scoring.find_labels(data, "det" if task == "system" else task)
-    samples = scoring.spread(read[task](label_file), limit)
+    known = read[task](label_file)
+    samples = scoring.spread(known, limit)
     print(f"{task}: {len(samples)} samples of {label_file}", file=sys.stderr, flush=True)
     records = score[task](stage, samples)
     return {
         "metrics": measure[task](records),
         "intervals": metrics.bootstrap(records, measure[task]),
         "samples": len(samples),
+        "measured_on": scoring.measured_on(label_file, len(samples), len(known)),
     }
 
 
-def _record(folder: Path, manifest: Manifest, metrics: dict[str, float]) -> None:
-    text = json.dumps(manifest.replace(metrics=metrics).to_json(), indent=2, ensure_ascii=False) + "\n"
+def _record(folder: Path, manifest: Manifest, result: dict[str, Any]) -> None:
+    # Manifests of an older trainer said it there, and it would now contradict.
+    extra = {key: value for key, value in manifest.extra.items() if key != "validation_samples"}
+    measured = manifest.replace(metrics=result["metrics"], measured_on=result["measured_on"], extra=extra)
+    text = json.dumps(measured.to_json(), indent=2, ensure_ascii=False) + "\n"
     command.write_text(folder / artifact.MANIFEST, text)
 
 

@@ -76,6 +76,7 @@ def _finetune(args: argparse.Namespace, manifest: Manifest, folder: Path) -> int
     import paddle
 
     from ocr_models import catalogue, checkpoints
+    from slim import scoring
     from slim.cpu_training import fast_convolutions
     from slim.tasks import open_task
     from slim.training import Interrupted, Trainer
@@ -87,6 +88,7 @@ def _finetune(args: argparse.Namespace, manifest: Manifest, folder: Path) -> int
         paddle.distributed.init_parallel_env()
     first = paddle.distributed.get_rank() == 0
     charset = artifact.read_charset(folder, manifest) if manifest.charset else []
+    validation = scoring.find_labels(args.val or args.data, manifest.task)
     task = open_task(manifest, recipe, args.data, args.val or args.data, charset)
     paddle.seed(recipe.seed)
     network = checkpoints.load_network(folder)[0] if args.parent else catalogue.build(manifest.network)
@@ -98,12 +100,8 @@ def _finetune(args: argparse.Namespace, manifest: Manifest, folder: Path) -> int
     def write(metrics: dict[str, Any], step: int) -> None:
         made = manifest.replace(
             metrics={name: metrics[name] for name in task.metric_names},
-            extra={
-                "recipe": recipe.to_json(),
-                "seed": recipe.seed,
-                "steps": step,
-                "validation_samples": metrics["samples"],
-            },
+            measured_on=scoring.measured_on(validation, metrics["samples"], metrics["of"]),
+            extra={"recipe": recipe.to_json(), "seed": recipe.seed, "steps": step},
         )
         with artifact.create(args.out, replace=True) as temporary:
             checkpoints.save_network(network, temporary)
@@ -128,7 +126,7 @@ def _finetune(args: argparse.Namespace, manifest: Manifest, folder: Path) -> int
             return command.EXIT_INTERRUPTED
         if not first:
             return command.EXIT_DONE
-        if begun < recipe.steps:
+        if begun < recipe.steps or _sampled(artifact.load(args.out)):
             # The best step was chosen on a sample; the number in the manifest is over all of the validation data.
             network.set_state_dict(checkpoints.load_network(args.out)[0].state_dict())
             write(task.validate(network, None), trainer.best["step"])
@@ -159,6 +157,12 @@ def _start(args: argparse.Namespace, scratch: Path) -> tuple[Manifest, Path]:
             f"{args.parent}: expected a float checkpoint, found a quantized one; train those with slim/quantize.py"
         )
     return manifest.replace(parent=artifact.digest(args.parent), extra={}, made_by={}, files={}), args.parent
+
+
+def _sampled(manifest: Manifest) -> bool:
+    """Whether its metrics come from a part of the data, because a run was killed during its last validation."""
+    measured = manifest.measured_on or {}
+    return measured.get("samples", 0) < measured.get("of", 0)
 
 
 def _cell(value: Any) -> str:

@@ -6,9 +6,12 @@ post-processing is the runtime's, set by the manifest.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -38,6 +41,24 @@ def find_labels(folder: Path, task: str) -> Path:
     raise UsageError(
         f"{folder}: expected {task}/{LABEL_FILE}, found none; make data with slim/synthesize.py or give another folder"
     )
+
+
+def measured_on(label_file: Path, samples: int, of: int) -> dict[str, Any]:
+    """What a manifest says that its metrics were measured on: so many samples of all that this label file lists.
+
+    {"data": the data folder's name, "split": of data that slim/synthesize.py made, "labels_sha256", "samples", "of"}
+    """
+    split = ""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        split = json.loads((label_file.parent / "dataset.json").read_text(encoding="utf-8"))["split"]
+    folder = label_file.resolve().parent
+    return {
+        "data": folder.parent.name if folder.name in ("det", "cls", "rec") else folder.name,
+        "split": split,
+        "labels_sha256": hashlib.sha256(label_file.read_bytes()).hexdigest(),
+        "samples": samples,
+        "of": of,
+    }
 
 
 def spread(samples: Sequence[T], limit: int | None) -> list[T]:

@@ -185,10 +185,12 @@ def write(
 ) -> None:
     """Write, or replace, the job's artifact. files(folder): adds what `compression` names and the parent lacks."""
     from ocr_models import checkpoints
+    from slim.scoring import measured_on
 
     manifest = job.manifest.replace(
         compression=compression,
         metrics={name: metrics[name] for name in job.task.metric_names},
+        measured_on=measured_on(job.validation, metrics["samples"], metrics["of"]),
         parent=artifact.digest(job.folder),
         files={},
         made_by={},
@@ -196,7 +198,6 @@ def write(
             "recipe": job.recipe.to_json(),
             "seed": job.recipe.seed,
             "steps": step,
-            "validation_samples": metrics["samples"],
             **extra,
         },
     )

@@ -82,7 +82,11 @@ class DetTask:
     def validate(self, network: paddle.nn.Layer, limit: int | None) -> dict[str, Any]:
         scenes = scoring.spread(self.scenes, limit)
         detector = TextDetector(NetworkEngine(network), self.manifest)
-        return {**metrics.f_score(scoring.score_detector(detector, scenes)), "samples": len(scenes)}
+        return {
+            **metrics.f_score(scoring.score_detector(detector, scenes)),
+            "samples": len(scenes),
+            "of": len(self.scenes),
+        }
 
 
 class ClsTask:
@@ -115,7 +119,11 @@ class ClsTask:
         crops = scoring.spread(self.crops, limit)
         options = Options.from_manifests(self.manifest, cls_batch_num=BATCH_AT_VALIDATION)
         classifier = DirectionClassifier(NetworkEngine(network), self.manifest, options)
-        return {**metrics.direction(scoring.score_classifier(classifier, crops)), "samples": len(crops)}
+        return {
+            **metrics.direction(scoring.score_classifier(classifier, crops)),
+            "samples": len(crops),
+            "of": len(self.crops),
+        }
 
 
 class RecTask:
@@ -180,7 +188,11 @@ class RecTask:
         lines = scoring.spread(self.lines, limit)
         options = Options.from_manifests(self.manifest, rec_batch_num=BATCH_AT_VALIDATION)
         recognizer = TextRecognizer(NetworkEngine(network), self.manifest, self.labels, options)
-        return {**metrics.reading(scoring.score_recognizer(recognizer, lines)), "samples": len(lines)}
+        return {
+            **metrics.reading(scoring.score_recognizer(recognizer, lines)),
+            "samples": len(lines),
+            "of": len(self.lines),
+        }
 
 
 def _plain_sampler(samples: int, recipe: Recipe) -> Sampler:

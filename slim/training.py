@@ -85,7 +85,7 @@ class Trainer:
         self.best: dict[str, Any] = {}
         self.history: dict[str, list] = {"train": [], "validation": []}
         self.seconds = 0.0
-        self._stop = False
+        self._stop = self._unscored = False
         self._resume()
 
     def run(self) -> dict[str, Any]:
@@ -99,6 +99,9 @@ class Trainer:
         if not self.average and self.recipe.average_decay:
             self.average = self._weights()
         meter = Meter(self.step, self.recipe, quiet=self.quiet or self.rank > 0)
+        if self._unscored:
+            self._validate(meter)
+            self.save()
         with self._signals(), Feeder(self.sampler, self._load, self.step) as feeder:
             started, before = time.monotonic(), self.seconds
             while self.step < self.recipe.steps:
@@ -185,7 +188,7 @@ class Trainer:
             self.tensors[name].set_value(array)
 
     def save(self) -> None:
-        """Keep the state as it is before the first step."""
+        """Keep the state as it is between two steps."""
         self._save(self.sampler.state())
 
     def _save(self, sampler_state: dict[str, int]) -> None:
@@ -234,6 +237,8 @@ class Trainer:
         self.sampler.restore(state.sampler)
         self.step, self.best, self.history, self.seconds = state.step, state.best, state.history, state.seconds
         finished = state.step >= state.recipe["steps"]
+        # Killed during the first validation of all, which was the last as well: no weights have been handed out yet.
+        self._unscored = state.step == self.recipe.steps > 0 and not state.best
         self.rewarm_from = state.step if finished else state.rewarm_from
 
     def _parameter_names(self) -> dict[str, str]:

@@ -139,6 +139,10 @@ def damage_input_type(folder):
     edit(folder, input=3)
 
 
+def damage_measured_on(folder):
+    edit(folder, measured_on="the test split")
+
+
 def damage_shape(folder):
     edit(folder, input={"shape": [1, 3, 32], "mean": [0] * 3, "std": [1] * 3})
 
@@ -160,6 +164,7 @@ def damage_shape(folder):
         (damage_plan_outside, "expected '/etc/passwd' among its files"),
         (damage_not_json, "expected JSON"),
         (damage_list, "expected a JSON object, found list"),
+        (damage_measured_on, "expected measured_on to be a dict, found str"),
         (damage_input_type, "input: expected an object, found int"),
         (damage_shape, "expected input shape"),
     ],

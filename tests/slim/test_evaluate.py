@@ -141,8 +141,44 @@ def test_three_models_are_judged_end_to_end_as_well(models, toy_data, tmp_path, 
 
 def test_record_writes_the_metrics_into_the_manifest(models, toy_data, capsys):
     folder = models / "checkpoint" / "cls"
+    older = artifact.load(folder).replace(extra={"steps": 3, "validation_samples": 7})
+    (folder / artifact.MANIFEST).write_text(json.dumps(older.to_json()))
     results = evaluated(capsys, folder, "--data", toy_data, "--record")
-    assert artifact.load(folder).metrics == results["cls"]["metrics"]
+    manifest = artifact.load(folder)
+    assert manifest.metrics == results["cls"]["metrics"]
+    assert manifest.measured_on == results["cls"]["measured_on"]
+    assert manifest.measured_on is not None and (manifest.measured_on["samples"], manifest.measured_on["of"]) == (
+        32,
+        32,
+    )
+    assert manifest.extra == {"steps": 3}
+
+
+def test_metrics_of_a_part_are_not_recorded(models, toy_data, capsys):
+    folder = models / "checkpoint" / "rec"
+    before = (folder / artifact.MANIFEST).read_bytes()
+    with pytest.raises(UsageError, match="expected --record without --limit, found --limit 4;"):
+        evaluated(capsys, folder, "--data", toy_data, "--record", "--limit", "4")
+    assert (folder / artifact.MANIFEST).read_bytes() == before
+
+
+def test_what_metrics_were_measured_on(tmp_path):
+    """The data folder's name and, where slim/synthesize.py made it, its split."""
+    folder = tmp_path / "photos" / "rec"
+    folder.mkdir(parents=True)
+    (folder / "label.txt").write_bytes(b"abc")
+    expected = {
+        "data": "photos",
+        "split": "",
+        "labels_sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+        "samples": 2,
+        "of": 5,
+    }
+    assert scoring.measured_on(folder / "label.txt", 2, 5) == expected
+    (folder / "dataset.json").write_text('{"split": "test"}')
+    assert scoring.measured_on(folder / "label.txt", 2, 5) == {**expected, "split": "test"}
+    (folder / "label.txt").rename(tmp_path / "photos" / "label.txt")
+    assert scoring.measured_on(tmp_path / "photos" / "label.txt", 2, 5) == expected
 
 
 def test_text_shows_every_metric_with_its_interval(models, toy_data, capsys):

@@ -1,5 +1,6 @@
 """The command as a user runs it: processes, signals, files."""
 
+import hashlib
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import pytest
 import artifact
 from slim import finetune
 from slim.run_state import STATE, load_state
+from slim.tasks import ClsTask
 
 ROOT = Path(finetune.__file__).resolve().parent.parent
 RECIPE = """\
@@ -159,6 +161,58 @@ def test_the_artifact_says_how_it_was_made(trained):
     assert manifest.extra["recipe"]["lr"] == 0.001
     assert manifest.parent is None
     assert not list(trained.parent.glob(".*"))
+
+
+def test_the_artifact_says_what_was_measured(trained, toy_data):
+    label_file = toy_data / "cls" / "label.txt"
+    assert artifact.load(trained).measured_on == {
+        "data": toy_data.name,
+        "split": "",
+        "labels_sha256": hashlib.sha256(label_file.read_bytes()).hexdigest(),
+        "samples": 32,
+        "of": 32,
+    }
+
+
+def test_killed_during_the_last_validation(toy_data, recipe, tmp_path, monkeypatch):
+    """The sampled metric of the best step is replaced when the same command is given again, and then stays."""
+    args = finetune.build_parser().parse_args(arguments(toy_data, tmp_path / "out", recipe, "--steps", "1"))
+    honest = ClsTask.validate
+
+    def stopped(self, network, limit):
+        if limit is None:
+            raise KeyboardInterrupt
+        return honest(self, network, limit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClsTask, "validate", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            finetune.run(args)
+    sampled = artifact.load(tmp_path / "out").measured_on
+    assert sampled is not None and (sampled["samples"], sampled["of"]) == (8, 32)
+    assert finetune.run(args) == 0
+    whole = artifact.load(tmp_path / "out").measured_on
+    assert whole is not None and (whole["samples"], whole["of"]) == (32, 32)
+    monkeypatch.setattr(ClsTask, "validate", stopped)
+    assert finetune.run(args) == 0, "nothing is left to validate"
+
+
+def test_killed_during_the_only_validation(toy_data, recipe, tmp_path, monkeypatch):
+    """The state is on disk, no weights are: the same command must not end there."""
+    args = finetune.build_parser().parse_args(arguments(toy_data, tmp_path / "out", recipe, "--steps", "1"))
+
+    def stopped(self, network, limit):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClsTask, "validate", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            finetune.run(args)
+    assert not (tmp_path / "out").exists()
+    assert finetune.run(args) == 0
+    assert artifact.load(tmp_path / "out").extra["steps"] == 1
+    state = load_state(tmp_path / "out.run")
+    assert state is not None and state.best["step"] == 1
 
 
 def test_training_goes_on_from_an_artifact(trained, toy_data, recipe, tmp_path):
