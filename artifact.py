@@ -295,16 +295,11 @@ def _construct(cls: type, record: Any, where: str) -> Any:
 
 def _verify(folder: Path, manifest: Manifest) -> None:
     for name, expected in manifest.files.items():
-        parts = PurePosixPath(name).parts
-        if PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name or not parts:
-            raise ArtifactError(f"{folder}: expected file names inside the folder, found {name!r}; do not use it")
-        path = folder / name
-        if not path.exists():
+        path = inside(folder, name)
+        if not path.is_file():
             raise ArtifactError(f"{folder}: expected the file {name}, found none; make or copy the artifact again")
         if not isinstance(expected, dict) or set(expected) != {"sha256", "bytes"}:
             raise ArtifactError(f"{folder}: expected sha256 and bytes for {name} in {MANIFEST}; make it again")
-        if any((folder / Path(*parts[: n + 1])).is_symlink() for n in range(len(parts))):
-            raise ArtifactError(f"{folder}: expected plain files, found the symbolic link {name}; copy the file itself")
         size = path.stat().st_size
         if size != expected["bytes"]:
             raise ArtifactError(
@@ -322,6 +317,17 @@ def _verify(folder: Path, manifest: Manifest) -> None:
     for name in named:
         if manifest.kind in ("checkpoint", "inference") and name not in manifest.files:
             raise ArtifactError(f"{folder}: expected {name!r} among its files, found it missing there; make it again")
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path of a file of `folder`. Raises ArtifactError for a name that leads outside or over a symbolic link."""
+    parts = PurePosixPath(name).parts
+    if not parts or PurePosixPath(name).is_absolute() or ".." in parts or set(name) & set("\\:\0"):
+        raise ArtifactError(f"{folder}: expected file names inside the folder, found {name!r}; do not use it")
+    for count in range(1, len(parts) + 1):
+        if folder.joinpath(*parts[:count]).is_symlink():
+            raise ArtifactError(f"{folder}: expected plain files, found the symbolic link {name}; copy the file itself")
+    return folder / name
 
 
 def _files(folder: Path) -> list[str]:

@@ -18,6 +18,7 @@ from artifact import ArtifactError, Manifest
 from command import ModelError
 from export import nb_file, to_nb
 from export.nb_file import NbFile
+from lite_runtime import bundle as sealed
 
 COMMAND = "export/bundle.py"
 ROLES = ("det", "cls", "rec")
@@ -70,7 +71,7 @@ def bundle(folders: dict[str, Path], out: str | Path) -> Manifest:
         for role, folder in folders.items():
             _copy(Path(folder), manifests[role], temporary / role)
         manifest = Manifest(kind="bundle", task="system", name=Path(out).resolve().name, extra=extra)
-        return artifact.write(temporary, manifest, COMMAND)
+        return sealed.write(temporary, manifest, COMMAND)
 
 
 def check(folder: Path, manifest: Manifest, nb: NbFile) -> None:

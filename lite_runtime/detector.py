@@ -5,28 +5,19 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from artifact import Manifest
 from command import ModelError, UsageError
 from lite_runtime import db_postprocess, preprocess
-from lite_runtime.engine import Engine
-from lite_runtime.options import Options
+from lite_runtime.stage import Stage
 
 # The network keeps about 40 times its input in memory: beyond this a photograph takes gigabytes.
 MAX_INPUT_PX = 4096 * 4096
 
 
-class TextDetector:
-    """The DB detector with its pre- and post-processing; sizes, colours and thresholds come from its manifest."""
+class TextDetector(Stage):
+    """The DB detector."""
 
-    def __init__(self, engine: Engine, manifest: Manifest, options: Options | None = None) -> None:
-        if manifest.task != "det" or manifest.input is None:
-            raise ModelError(
-                f"expected a detector with `input` in its manifest, found task {manifest.task}; give another"
-            )
-        self.engine = engine
-        self.manifest = manifest
-        self.input = manifest.input
-        self.options = options or Options.from_manifests(manifest)
+    TASK = "det"
+    NAME = "detector"
 
     def input_size(self, image: np.ndarray) -> tuple[int, int]:
         """(height, width) at which the network will see an image. UsageError when that is beyond reason."""

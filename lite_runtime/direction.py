@@ -12,20 +12,17 @@ from command import ModelError
 from lite_runtime import preprocess
 from lite_runtime.engine import Engine
 from lite_runtime.options import Options
+from lite_runtime.stage import Stage
 
 
-class DirectionClassifier:
-    """The direction classifier with its pre-processing."""
+class DirectionClassifier(Stage):
+    """The classifier of a line's direction."""
+
+    TASK = "cls"
+    NAME = "classifier"
 
     def __init__(self, engine: Engine, manifest: Manifest, options: Options | None = None) -> None:
-        if manifest.task != "cls" or manifest.input is None:
-            raise ModelError(
-                f"expected a classifier with `input` in its manifest, found task {manifest.task}; give another"
-            )
-        self.engine = engine
-        self.manifest = manifest
-        self.input = manifest.input
-        self.options = options or Options.from_manifests(manifest)
+        super().__init__(engine, manifest, options)
         self.angles = np.array([int(label) for label in manifest.post.get("labels", ("0", "180"))])
 
     def prepare(self, crops: Sequence[np.ndarray]) -> np.ndarray:

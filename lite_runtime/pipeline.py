@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 import artifact
-from artifact import ArtifactError
+from command import ModelError
+from lite_runtime import bundle
 from lite_runtime.crop import crop_quad
 from lite_runtime.detector import TextDetector
 from lite_runtime.direction import DirectionClassifier
-from lite_runtime.engine import open_nb
+from lite_runtime.engine import LiteEngine
 from lite_runtime.options import Options
 from lite_runtime.preprocess import to_bgr
 from lite_runtime.recognizer import TextRecognizer
@@ -50,17 +51,18 @@ class OcrPipeline:
 
         options: fields of Options that shall differ from the manifests' values. Raises ArtifactError, ModelError.
         """
-        folders = find_models(folder)
-        det_engine, det = open_nb(folders["det"], task="det")
-        rec_engine, rec = open_nb(folders["rec"], task="rec")
-        entries = artifact.read_charset(folders["rec"], rec)
-        direction = open_nb(folders["cls"], task="cls") if "cls" in folders else None
-        chosen = Options.from_manifests(det, direction[1] if direction else None, rec, **options)
-        labels = artifact.charset_labels(entries, rec.charset.space) if rec.charset else []
+        return cls.from_models(bundle.read(folder), **options)
+
+    @classmethod
+    def from_models(cls, models: bundle.Models, **options: Any) -> OcrPipeline:
+        """The same for a folder that has been read."""
+        found = models.manifests
+        chosen = Options.from_manifests(found["det"], found.get("cls"), found["rec"], **options)
+        engines = {role: _open(models, role) for role in found}
         return cls(
-            TextDetector(det_engine, det, chosen),
-            DirectionClassifier(*direction, chosen) if direction else None,
-            TextRecognizer(rec_engine, rec, labels, chosen),
+            TextDetector(engines["det"], found["det"], chosen),
+            DirectionClassifier(engines["cls"], found["cls"], chosen) if "cls" in found else None,
+            TextRecognizer(engines["rec"], found["rec"], models.labels, chosen),
             chosen,
         )
 
@@ -101,25 +103,15 @@ class OcrPipeline:
                 stage.engine.close()
 
 
-def find_models(folder: Path | str) -> dict[str, Path]:
-    """Artifact folder of each task in a bundle or a folder of artifacts. Raises ArtifactError."""
-    folder = Path(folder)
-    if (folder / artifact.MANIFEST).is_file():
-        artifact.load(folder, kind="bundle", task="system")
-    if not folder.is_dir():
-        raise ArtifactError(f"{folder}: expected a folder with det/, cls/ and rec/, found none; give it with --models")
-    found: dict[str, Path] = {}
-    for path in sorted(path.parent for path in folder.glob(f"*/{artifact.MANIFEST}")):
-        task = artifact.load(path, verify=False).task
-        if task in found:
-            raise ArtifactError(f"{folder}: expected one {task} model, found {found[task].name} and {path.name}")
-        found[task] = path
-    if missing := [task for task in ("det", "rec") if task not in found]:
-        raise ArtifactError(
-            f"{folder}: expected subfolders with a det and a rec artifact, found no {' and no '.join(missing)}; "
-            "give a bundle's folder"
+def _open(models: bundle.Models, role: str) -> LiteEngine:
+    """The engine of a role; the file must be of the opt version that its bundle was made for."""
+    engine = LiteEngine(models.nb(role), input=models.manifests[role].input)
+    if models.bundle and engine.targets.opt_version != models.bundle.extra["opt_version"]:
+        raise ModelError(
+            f"{models.nb(role)}: expected a file of opt {models.bundle.extra['opt_version']} as the bundle has, found "
+            f"{engine.targets.opt_version}; make the bundle again with export/bundle.py"
         )
-    return found
+    return engine
 
 
 class _Clock:

@@ -11,21 +11,23 @@ from command import ModelError
 from lite_runtime import ctc_decode, preprocess
 from lite_runtime.engine import Engine
 from lite_runtime.options import Options
+from lite_runtime.stage import Stage
 
 
-class TextRecognizer:
-    """The CTC recognizer with its pre- and post-processing."""
+class TextRecognizer(Stage):
+    """The CTC recognizer."""
+
+    TASK = "rec"
+    NAME = "recognizer"
 
     def __init__(
         self, engine: Engine, manifest: Manifest, labels: Sequence[str], options: Options | None = None
     ) -> None:
         """labels: one string a class, as artifact.charset_labels() gives them."""
-        if manifest.task != "rec" or manifest.input is None or manifest.charset is None:
-            raise ModelError(
-                "expected a recognizer with `input` and `charset` in its manifest, found task "
-                f"{manifest.task}; give another"
-            )
-        if not manifest.input.width_buckets:
+        super().__init__(engine, manifest, options)
+        if manifest.charset is None:
+            raise ModelError(f"{manifest.name}: expected a charset in the manifest, found none; make it again")
+        if not self.input.width_buckets:
             raise ModelError(
                 f"{manifest.name}: expected input.width_buckets in the manifest, found none; make it again"
             )
@@ -34,12 +36,8 @@ class TextRecognizer:
                 f"{manifest.name}: expected a charset of {manifest.charset.classes} classes, found {len(labels)}; "
                 "use the charset that the model was trained with"
             )
-        self.engine = engine
-        self.manifest = manifest
-        self.input = manifest.input
         self.labels = list(labels)
         self.blank = manifest.charset.blank
-        self.options = options or Options.from_manifests(manifest)
 
     def prepare(self, crops: Sequence[np.ndarray], width: int) -> np.ndarray:
         """N crops (h, w, 3) uint8 BGR → (N, 3, H, width) float32."""

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from artifact import ArtifactError
+from artifact import ArtifactError, inside
 
 FILE = "recorded.json"
 SCHEMA = 1
@@ -123,17 +123,6 @@ def read(folder: str | Path, *, images: bool = False) -> Recording:
         return _recording(folder, record, images)
     except _Bad as error:
         raise ArtifactError(f"{path}: {error}; record the run again") from None
-
-
-def inside(folder: Path, name: str) -> Path:
-    """The path of a file of `folder`. Raises ArtifactError for a name that leads outside or over a symbolic link."""
-    parts = PurePosixPath(name).parts
-    if not parts or PurePosixPath(name).is_absolute() or ".." in parts or set(name) & set("\\:\0"):
-        raise ArtifactError(f"{folder}: expected file names inside the folder, found {name!r}; do not use it")
-    for count in range(1, len(parts) + 1):
-        if folder.joinpath(*parts[:count]).is_symlink():
-            raise ArtifactError(f"{folder}: expected plain files, found the symbolic link {name}; copy the file itself")
-    return folder / name
 
 
 class _Bad(Exception):

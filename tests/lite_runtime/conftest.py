@@ -1,12 +1,19 @@
 """Real `.nb` models with known answers, and pictures that they can read."""
 
+import hashlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+
+import artifact
+from lite_runtime import bundle, recorder, recording
+from lite_runtime.pipeline import OcrPipeline
 
 COLOURS = {"r": (0, 0, 255), "g": (0, 255, 0), "b": (255, 0, 0), " ": (255, 255, 255)}  # BGR
 PIECE_PX = 40
@@ -19,6 +26,23 @@ def colour_models(tmp_path_factory) -> Path:
     maker = Path(__file__).with_name("make_colour_models.py")
     made = subprocess.run([sys.executable, maker, out], capture_output=True, text=True, timeout=300, check=False)
     assert made.returncode == 0, made.stderr[-2000:]
+    return out
+
+
+@pytest.fixture(scope="session")
+def colour_bundle(colour_models, page, tmp_path_factory) -> Path:
+    """The x86 colour models as a sealed bundle whose self test is `page`. Copy it before changing it."""
+    out = tmp_path_factory.mktemp("bundles") / "colours"
+    shutil.copytree(colour_models / "x86", out)
+    images = out / bundle.SELF_TEST / "images"
+    images.mkdir(parents=True)
+    cv2.imwrite(str(images / "page.png"), page)
+    sha256 = hashlib.sha256((images / "page.png").read_bytes()).hexdigest()
+    recorded = recorder.record(OcrPipeline.from_folder(colour_models / "x86"), page, "images/page.png", sha256)
+    recording.write(images.parent, recording.Recording("the same engine", (recorded,)))
+    models = {role: {"name": f"colour_{role}", "precision": "fp32"} for role in bundle.ROLES}
+    extra = {"target": "x86", "opt_version": "v2.13-rc", "models": models}
+    bundle.write(out, artifact.Manifest("bundle", "system", "colours", extra=extra), "test")
     return out
 
 

@@ -99,7 +99,8 @@ def main(out: Path) -> None:
                     (folder / "charset.txt").write_text("r\ng\nb\n", encoding="utf-8")
                     charset = artifact.charset_record(folder / "charset.txt")
                 manifest = artifact.Manifest("nb", task, f"colour_{task}", input=eats, post=post, charset=charset)
-                artifact.write(folder, manifest.replace(extra={"target": target}), "make_colour_models.py")
+                extra = {"target": target, "opt_version": "v2.13-rc", "precision": "fp32"}
+                artifact.write(folder, manifest.replace(extra=extra), "make_colour_models.py")
 
 
 def convert(stem: str, target: str, out: Path) -> None:

@@ -13,7 +13,7 @@ from command import ModelError, UsageError
 from lite_runtime.crop import crop_quad
 from lite_runtime.detector import TextDetector
 from lite_runtime.direction import DirectionClassifier
-from lite_runtime.pipeline import OcrPipeline, Options, find_models
+from lite_runtime.pipeline import OcrPipeline, Options
 from lite_runtime.recognizer import TextRecognizer
 from lite_runtime.result import OcrResult, TextLine
 
@@ -200,37 +200,6 @@ def test_options_given_to_the_pipeline_reach_the_stages(colour_models):
     OcrPipeline(parts.det, parts.cls, parts.rec, options)
     assert parts.cls is not None
     assert parts.det.options is parts.cls.options is parts.rec.options is options
-
-
-def test_find_models(colour_models, tmp_path):
-    x86 = colour_models / "x86"
-    assert find_models(x86) == {task: x86 / task for task in ("cls", "det", "rec")}
-    for task in ("det", "rec"):
-        shutil.copytree(x86 / task, tmp_path / f"my_{task}")  # any names; a classifier may be missing
-    assert find_models(tmp_path) == {"det": tmp_path / "my_det", "rec": tmp_path / "my_rec"}
-    assert OcrPipeline.from_folder(tmp_path).cls is None
-    shutil.copytree(x86 / "det", tmp_path / "second")
-    with pytest.raises(ArtifactError, match="expected one det model, found my_det and second"):
-        find_models(tmp_path)
-
-
-def test_find_models_refuses_other_folders(colour_models, tmp_path):
-    with pytest.raises(ArtifactError, match="found no det and no rec"):
-        find_models(tmp_path)
-    with pytest.raises(ArtifactError, match="found none; give it with --models"):
-        find_models(tmp_path / "none")
-    with pytest.raises(ArtifactError, match="expected a bundle artifact, found kind nb"):
-        find_models(colour_models / "x86" / "det")
-
-
-def test_a_bundle_s_own_hashes_are_checked(colour_models, tmp_path):
-    with artifact.create(tmp_path / "bundle") as folder:
-        shutil.copytree(colour_models / "x86", folder, dirs_exist_ok=True)
-        artifact.write(folder, artifact.Manifest("bundle", "system", "colours"), "test")
-    assert set(find_models(tmp_path / "bundle")) == {"det", "cls", "rec"}
-    (tmp_path / "bundle" / "rec" / "charset.txt").write_text("r\ng\nx\n")
-    with pytest.raises(ArtifactError, match="sha256"):
-        find_models(tmp_path / "bundle")
 
 
 def test_a_charset_that_does_not_fit(colour_models, tmp_path):
