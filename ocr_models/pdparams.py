@@ -1,76 +1,220 @@
 """Reads `.pdparams` files without trusting them.
 
-paddle.save writes a pickle, and loading a pickle runs whatever its author wished. This reader admits dicts, lists,
-tuples, strings, numbers and numeric numpy arrays, which is all that a state dict holds, and nothing else.
+paddle.save writes a pickle, and loading a pickle runs whatever its author wished. This reader is Python's own pickle
+machine with everything taken out that a state dict does not need: dicts, lists, tuples, strings, numbers and numeric
+numpy arrays remain. An array is a view of bytes that the file really holds, so that a small file cannot ask for a lot
+of memory.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import pickle
+import re
+import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-from numpy.core import multiarray
 
 from command import ModelError, one_line
 
 # paddle.save's own bookkeeping: structured name → the parameter's global name in the process that saved it.
 BOOKKEEPING = "StructuredToParameterName@@"
+# Ten times the largest OCR network that PaddleOCR trains.
+MAX_BYTES = 2 << 30
+
+# What Paddle writes in protocols 2 to 4 and nothing else: no set, no frozenset, no bytearray (which takes its memory
+# before its content is read), no object by class, no persistent id, no extension registry, no text opcode.
+_OPCODES = (
+    pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.POP, pickle.POP_MARK,
+    pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.LONG1,
+    pickle.BINFLOAT, pickle.BINUNICODE, pickle.SHORT_BINUNICODE, pickle.BINUNICODE8,
+    pickle.BINBYTES, pickle.SHORT_BINBYTES, pickle.BINBYTES8,
+    pickle.EMPTY_DICT, pickle.EMPTY_LIST, pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2,
+    pickle.TUPLE3, pickle.APPEND, pickle.APPENDS, pickle.SETITEM, pickle.SETITEMS,
+    pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.REDUCE, pickle.BUILD,
+    pickle.BINGET, pickle.LONG_BINGET, pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE,
+)  # fmt: skip
 
 
-def _encode(text: str, encoding: str = "latin1") -> bytes:
-    """Protocol 2 writes bytes as latin-1 text; any other codec has no business in a weights file."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"codec {encoding}")
-    return text.encode("latin1")
+# The pure Python machine: in C, one opcode with a large memo index already takes gigabytes.
+_Machine: Any = pickle._Unpickler
 
 
-_ADMITTED = {
-    ("numpy.core.multiarray", "_reconstruct"): multiarray._reconstruct,  # type: ignore[attr-defined]
-    ("numpy._core.multiarray", "_reconstruct"): multiarray._reconstruct,  # type: ignore[attr-defined]
-    ("numpy.core.multiarray", "scalar"): multiarray.scalar,  # type: ignore[attr-defined]
-    ("numpy._core.multiarray", "scalar"): multiarray.scalar,  # type: ignore[attr-defined]
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("_codecs", "encode"): _encode,
-    ("collections", "OrderedDict"): dict,
-    # A tensor outside a plain state dict is saved as a pair (name, array).
-    ("builtins", "tuple"): tuple,
-    ("__builtin__", "tuple"): tuple,
+class _DtypeState:
+    """What a pickled dtype becomes: its type string, then its byte order, both checked."""
+
+    def __init__(self, spec: Any, *_: Any) -> None:
+        if not isinstance(spec, str) or not re.fullmatch(r"f[248]|[iu][1248]|b1", spec):
+            raise pickle.UnpicklingError(f"an array of dtype {_short(spec)}")
+        self.spec, self.order = spec, "="
+
+    def build(self, state: Any) -> None:
+        if not isinstance(state, tuple) or len(state) < 5 or state[1] not in ("<", ">", "|", "="):
+            raise pickle.UnpicklingError("a dtype in an unknown form")
+        if state[2:5] != (None, None, None):
+            raise pickle.UnpicklingError("an array of records")
+        self.order = state[1]
+
+
+class _ArrayState:
+    """What a pickled array becomes: empty, then a view of the file's bytes with the shape that they fill."""
+
+    value: np.ndarray | None = None
+
+    def build(self, state: Any) -> None:
+        if not isinstance(state, tuple) or len(state) != 5:
+            raise pickle.UnpicklingError("an array in an unknown form")
+        _, shape, dtype, fortran, raw = state
+        if not isinstance(dtype, _DtypeState) or not isinstance(raw, bytes):
+            raise pickle.UnpicklingError("an array of objects")
+        if not isinstance(shape, tuple) or not all(type(side) is int and 0 <= side < 1 << 31 for side in shape):
+            raise pickle.UnpicklingError("an array in an unknown form")
+        kind = np.dtype(dtype.order + dtype.spec)
+        if len(shape) > 8 or math.prod(shape) * kind.itemsize != len(raw):
+            raise pickle.UnpicklingError(f"an array of {len(raw)} bytes for the shape {list(shape)[:8]}")
+        self.value = np.frombuffer(raw, kind).reshape(shape, order="F" if fortran else "C")
+
+
+class _Reader(_Machine):
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content))
+        self.text_left = len(content)
+        self.admitted = {
+            "_reconstruct": lambda *_: _ArrayState(),
+            "dtype": _DtypeState,
+            # A tensor outside a plain state dict is saved as a pair (name, array).
+            "tuple": self._tuple,
+            "encode": self._encode,
+            "OrderedDict": self._dict,
+            "ndarray": None,
+        }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _GLOBALS:
+            raise pickle.UnpicklingError(f"the object {_short(f'{module}.{name}')}")
+        return _Global(self.admitted[name])
+
+    def _tuple(self, items: Any = ()) -> tuple:
+        if not isinstance(items, tuple):
+            raise pickle.UnpicklingError("a tuple in an unknown form")
+        return items
+
+    def _dict(self, *given: Any) -> dict:
+        if given:
+            raise pickle.UnpicklingError("a dict in an unknown form")
+        return {}
+
+    def _encode(self, text: str, encoding: str = "latin1") -> bytes:
+        """Protocol 2 writes bytes as latin-1 text; any other codec has no business in a weights file."""
+        if encoding != "latin1":
+            raise pickle.UnpicklingError(f"codec {_short(encoding)}")
+        self.text_left -= len(text)
+        if self.text_left < 0:
+            raise pickle.UnpicklingError("more bytes than the file has")
+        return text.encode("latin1")
+
+    def load_reduce(self) -> None:
+        arguments = self.stack.pop()
+        maker = self.stack[-1]
+        if not isinstance(maker, _Global) or maker.make is None or not isinstance(arguments, tuple):
+            raise pickle.UnpicklingError(f"a call of {type(maker).__name__}")
+        self.stack[-1] = maker.make(*arguments)
+
+    def load_build(self) -> None:
+        state = self.stack.pop()
+        if not isinstance(self.stack[-1], _ArrayState | _DtypeState):
+            raise pickle.UnpicklingError(f"a state for {type(self.stack[-1]).__name__}")
+        self.stack[-1].build(state)
+
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set([key, value])
+
+    def load_setitems(self) -> None:
+        self._set(self.pop_mark())
+
+    def _set(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        # Hashing a nested tuple can take for ever.
+        if type(target) is not dict or not all(type(key) in (str, int) for key in items[::2]):
+            raise pickle.UnpicklingError("a dict whose keys are no names")
+        target.update(zip(items[::2], items[1::2], strict=True))
+
+    def load_append(self) -> None:
+        value = self.stack.pop()
+        self._extend([value])
+
+    def load_appends(self) -> None:
+        self._extend(self.pop_mark())
+
+    def _extend(self, items: list[Any]) -> None:
+        if type(self.stack[-1]) is not list:
+            raise pickle.UnpicklingError(f"items for {type(self.stack[-1]).__name__}")
+        self.stack[-1].extend(items)
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        **{code[0]: _Machine.dispatch[code[0]] for code in _OPCODES},
+        pickle.REDUCE[0]: load_reduce,
+        pickle.BUILD[0]: load_build,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.APPEND[0]: load_append,
+        pickle.APPENDS[0]: load_appends,
+    }
+
+
+class _Global:
+    """An admitted name of a module. It can be called through REDUCE and nothing else."""
+
+    def __init__(self, make: Any) -> None:
+        self.make = make
+
+
+_GLOBALS = {
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),
+    ("collections", "OrderedDict"),
+    ("builtins", "tuple"),
+    ("__builtin__", "tuple"),
 }
 
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _ADMITTED[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"the object {module}.{name}") from None
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError("a persistent id")
-
-
 def read_pdparams(path: str | Path) -> dict[str, np.ndarray]:
-    """Arrays by structured name, as stored.
+    """Arrays by structured name, as stored, not writable.
 
-    Raises ModelError for a file that is missing, truncated, no pickle, or holds anything but arrays by name.
+    Raises ModelError for a file that is missing, truncated, too large, no pickle, or holds anything but arrays by name.
     """
     path = Path(path)
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ModelError(f"{path}: expected a .pdparams file, found no regular file; check the path")
+        if status.st_size > MAX_BYTES:
+            raise ModelError(
+                f"{path}: expected at most {MAX_BYTES:,} bytes, found {status.st_size:,}; give a file of weights"
+            )
         content = path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path}: expected a .pdparams file, found {error.strerror}; check the path") from None
     try:
-        state = _Unpickler(io.BytesIO(content)).load()
+        state = _Reader(content).load()
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{path}: expected a .pdparams file of plain arrays, found {one_line(str(error))}; do not use this file"
         ) from None
-    except Exception as error:  # garbage makes the unpickler raise nearly anything
-        what = one_line(str(error)) or type(error).__name__
+    except KeyError as error:
+        code = f"opcode {error}" if error.args and type(error.args[0]) is int else "an object that it does not define"
+        raise ModelError(
+            f"{path}: expected a .pdparams file of plain arrays, found {code}; do not use this file"
+        ) from None
+    except Exception as error:  # garbage makes the machine raise nearly anything
+        what = _short(one_line(str(error))) if str(error) else type(error).__name__
         raise ModelError(
             f"{path}: expected a complete .pdparams file, found a truncated or foreign one ({what}); copy it again"
         ) from None
@@ -82,9 +226,16 @@ def read_pdparams(path: str | Path) -> dict[str, np.ndarray]:
 def _array(path: Path, name: Any, value: Any) -> np.ndarray:
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str):
         value = value[1]
-    if not isinstance(name, str) or not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
+    if not isinstance(name, str) or not isinstance(value, _ArrayState) or value.value is None:
         raise ModelError(
-            f"{path}: expected a numeric array for {name!r}, found {type(value).__name__}; "
+            f"{path}: expected a numeric array for {_short(name)!r}, found {type(value).__name__}; "
             "give a file of weights, not of optimizer state"
         )
-    return value
+    return value.value
+
+
+def _short(value: Any) -> Any:
+    """A value of the file as a message may show it: a nested one could be of any length."""
+    if isinstance(value, str):
+        return value if len(value) <= 80 else value[:80] + "…"
+    return value if isinstance(value, int) and abs(value) < 1 << 63 else type(value).__name__
