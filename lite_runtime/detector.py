@@ -50,18 +50,22 @@ class TextDetector(Stage):
                 f"{self.manifest.name}: expected a probability map {(1, 1, *x.shape[2:])}, found {prob_map.shape}"
                 f"{'' if np.isfinite(prob_map).all() else ' with NaN'}; this is no working DB detector"
             )
+        return self.boxes(prob_map[0, 0], (image.shape[0], image.shape[1]))
+
+    def boxes(self, prob_map: np.ndarray, image_shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """What `detect` returns, from the network's map (H', W') of an image of (height, width)."""
         options = self.options
         quads, scores = db_postprocess.boxes_from_prob_map(
-            prob_map[0, 0],
+            prob_map,
             thresh=options.thresh,
             box_thresh=options.box_thresh,
             unclip_ratio=options.unclip_ratio,
             max_candidates=options.max_candidates,
             score_mode=options.score_mode,
             use_dilation=options.use_dilation,
-            image_shape=_canvas(image),
+            image_shape=preprocess.padded_size(*image_shape),
         )
-        quads, scores = db_postprocess.keep_sizeable(quads, scores, (image.shape[0], image.shape[1]))
+        quads, scores = db_postprocess.keep_sizeable(quads, scores, image_shape)
         order = db_postprocess.reading_order(quads)
         return quads[order], scores[order]
 
