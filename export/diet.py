@@ -16,10 +16,11 @@ from typing import Any
 
 from export import bias_fold, nb_writer, op_attributes, program_writer
 from export.program import Program
+from export.same_program import same_program
+
+__all__ = ["after_opt", "before_opt", "same_program"]
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
-# opt marks each weight that runs in half precision by an attribute that is called after it.
-HALF = "_fp16"
 
 
 def before_opt(program: Program, folder: Path, *, keep_attributes: bool = False) -> Program:

@@ -12,6 +12,8 @@ import re
 
 # What opt adds to any op: the kernel that it picked, and the mark and scales of an int8 one.
 KERNEL = "__@kernel_type_attr@__"
+# opt marks each weight that runs in half precision by an attribute called after the weight.
+HALF = "_fp16"
 _QUANTIZED = re.compile(r"\w+_scale|enable_int8|bit_length|quantization_type|fpga_static_quant")
 # What quantization-aware training leaves: opt's passes may derive output scales from them, no kernel looks.
 _THRESHOLD = re.compile(r"out_threshold|\w+\d_threshold|skip_quant|with_quant_attr")
@@ -41,8 +43,10 @@ KEPT: dict[str, frozenset[str]] = {
         "fc": (*_MATMUL, "in_num_col_dims", "activation_type", "padding_weights", "op_type"),
         "feed": ("col",),
         "fetch": ("col", "data_type"),
-        "fill_constant": ("dtype", "shape", "value", "force_cpu"),
-        "fill_constant_batch_size_like": ("dtype", "shape", "value", "input_dim_idx", "output_dim_idx"),
+        "fill_constant": ("dtype", "shape", "value", "str_value", "force_cpu"),
+        "fill_constant_batch_size_like": (
+            "dtype", "shape", "value", "str_value", "force_cpu", "input_dim_idx", "output_dim_idx",
+        ),
         "fusion_elementwise_add_activation": _ELEMENTWISE,
         "hard_sigmoid": ("slope", "offset"),
         "hard_swish": ("threshold", "scale", "offset"),
@@ -76,7 +80,7 @@ UNREAD = frozenset(
         "op_callstack", "op_device", "op_namescope", "op_role", "op_role_var",
         # Paddle's kernels: cuDNN, oneDNN, accumulation
         "exhaustive_search", "force_fp32_output", "is_test", "mkldnn_data_type", "use_addto", "use_cudnn", "use_mkldnn",
-        "use_quantizer", "workspace_size_MB", "x_data_format", "y_data_format", "data_format", "str_value",
+        "use_quantizer", "workspace_size_MB", "x_data_format", "y_data_format", "data_format",
         "place_type", "out_d", "Scale_in", "Scale_in_eltwise", "Scale_out", "Scale_weights", "Scale_x", "Scale_y",
         # Paddle's own fusions, which this program has not seen
         "fuse_activation", "fuse_alpha", "fuse_beta", "fuse_brelu", "fuse_brelu_threshold", "fuse_relu",
@@ -110,5 +114,6 @@ def known(op: str, name: str) -> bool:
         name in KEPT[op]
         or name in UNREAD
         or name == KERNEL
+        or name.endswith(HALF)
         or bool(_QUANTIZED.fullmatch(name) or _THRESHOLD.fullmatch(name))
     )

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from artifact import Manifest
-from export import nb_file, opt, parity, program
+from export import diet, nb_file, opt, parity, program
 from export.nb_file import NbFile
 from export.parity import Finding
 from export.program import Program
@@ -22,20 +22,31 @@ def check_nb(folder: Path, manifest: Manifest, inference: Path) -> list[Finding]
     Raises ModelError for files that cannot be read or converted.
     """
     nb = nb_file.read(folder / FILE)
-    model = program.read(inference)
-    target, precision = manifest.extra.get("target", ""), manifest.extra.get("precision", "")
-    name = folder.name
+    original = program.read(inference)
+    target, name = manifest.extra.get("target", ""), folder.name
     found = ", ".join(sorted(nb.targets))
     findings = [Finding(f"{name}: kernels for", target, found, nb.targets == {target})]
     # opt may fold a 1x1 convolution into the one before it, so the file may have fewer.
-    wanted = sum(kind in CONVOLUTIONS for kind in model.ops)
+    wanted = sum(kind in CONVOLUTIONS for kind in original.ops)
     counts = convolutions(nb)
     had = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
     findings.append(Finding(f"{name}: convolutions", f"{wanted} or fewer", had, 0 < sum(counts.values()) <= wanted))
-    if model.quantized:
-        findings += _quantized(name, nb, model)
-    findings.append(_same_conversion(folder, nb, model, target, precision))
+    with tempfile.TemporaryDirectory() as temporary:
+        # Conversion renames the weights; the file is compared with the program that opt saw.
+        model = prepared(original, manifest, Path(temporary))
+        if model.quantized:
+            findings += _quantized(name, nb, model)
+        findings.append(_same_conversion(folder, nb, model, manifest))
+    if manifest.extra.get("diet"):
+        findings.append(_same_undieted(name, nb, original, manifest))
     return findings
+
+
+def prepared(model: Program, manifest: Manifest, folder: Path) -> Program:
+    """The program that opt saw when it made the nb artifact. folder: empty, for its files."""
+    if "diet" not in manifest.extra:
+        return model  # made before there was one
+    return diet.before_opt(model, folder, keep_attributes=not manifest.extra["diet"])
 
 
 def _quantized(name: str, nb: NbFile, model: Program) -> list[Finding]:
@@ -73,15 +84,33 @@ def quantized_layers(model: Program) -> tuple[dict[str, int], dict[str, float]]:
     return axes, levels
 
 
-def _same_conversion(folder: Path, nb: NbFile, model: Program, target: str, precision: str) -> Finding:
+def _same_conversion(folder: Path, nb: NbFile, model: Program, manifest: Manifest) -> Finding:
     """Convert once more and compare the bytes: the file then holds this model's weights and nothing else."""
     what = f"{folder.name}: a fresh conversion"
     with tempfile.TemporaryDirectory() as temporary:
         fresh = Path(temporary) / FILE
-        opt.convert(model.model, model.params, fresh, target=target, fp16=precision == "fp16")
-        again = nb_file.read(fresh)
+        again = _convert(model, manifest, fresh)
+        if manifest.extra.get("diet"):
+            diet.after_opt(fresh)
         if again.opt_version != nb.opt_version:
             found = f"made by {again.opt_version}, not {nb.opt_version}: not compared"
             return Finding(what, "the same bytes", found, True)
         same = fresh.read_bytes() == (folder / FILE).read_bytes()
         return Finding(what, "the same bytes", "the same bytes" if same else "other bytes", same)
+
+
+def _same_undieted(name: str, nb: NbFile, original: Program, manifest: Manifest) -> Finding:
+    """Convert without the diet and compare what the runtime reads."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        whole = _convert(diet.before_opt(original, folder, keep_attributes=True), manifest, folder / FILE)
+        compared = diet.same_program(whole, nb)
+    wrong = [f"{finding.what}: {finding.found}" for finding in compared if not finding.passed]
+    found = "; ".join(wrong) or f"the same, {nb.topology_bytes / whole.topology_bytes:.0%} of the topology's bytes"
+    return Finding(f"{name}: without the diet", "the same ops, kernels, weights, scales", found, not wrong)
+
+
+def _convert(model: Program, manifest: Manifest, out: Path) -> NbFile:
+    fp16 = manifest.extra.get("precision") == "fp16"
+    opt.convert(model.model, model.params, out, target=manifest.extra.get("target", ""), fp16=fp16)
+    return nb_file.read(out)
