@@ -28,13 +28,13 @@ class Buffer:
     """Bytes with bounds and a budget.
 
     Tables may share children, so that a small damaged file would unfold into a huge tree; the budget, in bytes of
-    memory per byte of the file, ends that. opt's files need 4 per byte; the rest is room for files that share more.
+    memory, ends that. opt's files need 4 per byte of theirs; the rest is room for small files that share nearly all.
     """
 
-    def __init__(self, data: bytes | memoryview, bytes_per_byte: int = 32) -> None:
+    def __init__(self, data: bytes | memoryview, per_byte: int = 32) -> None:
         self.data = memoryview(data)
         self.size = len(self.data)
-        self.left = (1 << 20) + bytes_per_byte * self.size
+        self.left = (4 << 20) + per_byte * self.size
         self.texts: dict[int, str] = {}
 
     def unpack(self, layout: str, at: int) -> Any:

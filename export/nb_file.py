@@ -6,7 +6,8 @@ Little-endian, format version 2:
     | count × (u32 size of what follows, u32 offset of the flatbuffer in it, flatbuffer ParamDesc)
 Field numbers: lite/model_parser/flatbuffers/framework.fbs and param.fbs of Paddle-Lite.
 
-Raises NbError and nothing else, whatever the bytes are; memory is bounded by 40 times the file's size, time in step.
+Raises NbError and nothing else, whatever the bytes are. Memory stays below 8 MB + 64 times the file's size, and time
+grows in step with it.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import command
-from export.nb_file import Kernel, NbFile, Op
+from export.nb_file import KERNEL_ATTRIBUTE, Kernel, NbFile, Op
 
 _NAME = 48
 
@@ -119,7 +119,7 @@ def _op_list(ops: list[dict[str, Any]]) -> str:
         kernel = kernel_text(Kernel(**op["kernel"])) if op["kernel"] else "no kernel"
         lines.append(
             f"{number:>4}  {shown(op['type'])}  [{shown(kernel)}]  {_names(op['inputs'])} → {_names(op['outputs'])}"
-            f"  ({len(op['attributes'])} attributes)"
+            f"  attributes: {len(op['attributes']) - (KERNEL_ATTRIBUTE in op['attributes'])}"
         )
     return "\n".join(lines)
 

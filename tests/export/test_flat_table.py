@@ -50,7 +50,7 @@ def test_text_has_to_be_utf8():
 def test_reading_is_bounded_by_the_size():
     table = Buffer(TABLE).root()
     with pytest.raises(FlatError, match="more often"):
-        for _ in range(10_000):
+        for _ in range(100_000):
             table.numbers(2, "int32")
 
 
