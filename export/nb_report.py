@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
 from typing import Any
 
 import command
@@ -49,7 +49,14 @@ def describe(nb: NbFile, *, ops: bool = False, weights: int = 0) -> dict[str, An
         "size_bytes": nb.size_bytes,
         "inputs": [ends(nb, name) for name in nb.inputs],
         "outputs": [ends(nb, name) for name in nb.outputs],
+        "counts": {
+            "ops": len(nb.ops),
+            "attributes": sum(len(op.attributes) for op in nb.ops),
+            "variables": len(nb.vars),
+            "weights": len(nb.params),
+        },
         "kernels": nb.kernels(),
+        "variants": variants(nb),
         "weights": {dtype: {"count": n, "bytes": size} for dtype, (n, size) in nb.weights_by_type().items()},
         "bytes": nb.parts(),
     }
@@ -61,6 +68,15 @@ def describe(nb: NbFile, *, ops: bool = False, weights: int = 0) -> dict[str, An
             {"name": p.name, "dtype": p.dtype, "shape": list(p.shape), "bytes": len(p.data)} for p in largest
         ]
     return data
+
+
+def variants(nb: NbFile) -> dict[str, dict[str, int]]:
+    """Op type → variant of its kernel, such as fp32_out of an int8 convolution → count; feed and fetch left out."""
+    found: dict[str, Counter[str]] = {}
+    for op in nb.ops:
+        if op.type not in ("feed", "fetch"):
+            found.setdefault(op.type, Counter())[op.kernel.alias if op.kernel else "none"] += 1
+    return {kind: dict(counter) for kind, counter in found.items()}
 
 
 def ends(nb: NbFile, name: str) -> dict[str, Any]:
@@ -82,7 +98,8 @@ def text(name: str, data: dict[str, Any]) -> str:
         f"{shown(name, 200)}: {size:,} bytes, opt {data['opt_version']} (format {data['format']}), "
         f"for {shown(', '.join(data['targets'])) or 'any machine'}",
         "\n".join(f"{kind} {_end(end)}" for kind in ("input", "output") for end in data[f"{kind}s"]),
-        _ops_by_type(data["kernels"]),
+        _ops_by_type(data["kernels"], data["variants"]),
+        ", ".join(f"{count:,} {what}" for what, count in data["counts"].items()),
         command.table(
             ("weights", "tensors", "bytes"),
             [(dtype, f"{w['count']:,}", f"{w['bytes']:,}") for dtype, w in data["weights"].items()],
@@ -104,12 +121,17 @@ def _end(end: dict[str, Any]) -> str:
     return f"{shown(end['name'])}  {end['dtype'] or 'of unknown type'} {end['shape']}"
 
 
-def _ops_by_type(kernels: dict[str, dict[str, int]]) -> str:
-    rows: list[Sequence[Any]] = []
-    for kind, precisions in kernels.items():
-        counts = ", ".join(f"{n} {shown(precision)}" for precision, n in sorted(precisions.items()))
-        rows.append((shown(kind), sum(precisions.values()), counts))
-    return command.table(("op", "count", "kernels"), rows)
+def _ops_by_type(kernels: dict[str, dict[str, int]], variants: dict[str, dict[str, int]]) -> str:
+    rows = [
+        (shown(kind), sum(precisions.values()), _counted(precisions), _counted(variants[kind]))
+        for kind, precisions in kernels.items()
+    ]
+    return command.table(("op", "count", "kernels", "variants"), rows)
+
+
+def _counted(counts: dict[str, int], most: int = 6) -> str:
+    named = [f"{n} {shown(name, 24)}" for name, n in sorted(counts.items())]
+    return ", ".join(named[:most]) + (f", … {len(named)}" if len(named) > most else "")
 
 
 def _op_list(ops: list[dict[str, Any]]) -> str:

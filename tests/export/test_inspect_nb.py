@@ -58,7 +58,9 @@ def test_report_of_a_file_counted_by_hand(tiny, capsys):
         "size_bytes": tiny.stat().st_size,
         "inputs": [{"name": "x", "dtype": "float32", "shape": [-1, 1, 4, 4]}],
         "outputs": [{"name": "out", "dtype": "float32", "shape": [-1, 1, 2, 2]}],
+        "counts": {"ops": 7, "attributes": 15, "variables": 2, "weights": 3},
         "kernels": {"conv2d": {"fp32": 3}, "relu": {"fp32": 1}, "elementwise_add": {"fp32": 1}},
+        "variants": {"conv2d": {"def": 3}, "relu": {"def": 1}, "elementwise_add": {"def": 1}},
         "weights": {"float32": {"count": 3, "bytes": 48}},
         "bytes": {
             "weights": 48,
@@ -301,6 +303,20 @@ def test_two_builds_of_one_network(stages, capsys):
     assert {h["what"] for h in found["header"]} == {"targets"}
 
 
+def test_a_slim_file_differs_in_attributes_alone(tmp_path, capsys):
+    """The diet drops attributes, renames variables and lays the bytes out anew."""
+    from export import diet
+
+    slim = tmp_path / "slim.nb"
+    shutil.copy(SHIPPED / "cls" / "model.nb", slim)
+    diet.after_opt(slim)
+    nb, old = nb_file.read(slim), nb_file.read(SHIPPED / "cls" / "model.nb")
+    found = nb_diff.compare(old, nb)
+    assert set(found.counts()) <= {"attributes"}
+    assert (found.matched, found.same_weights) == (len(old.ops), len(old.params))
+    assert all(new is None for *_, new in found.attributes)
+
+
 def test_wide_programs_are_compared_in_bounded_time():
     """2,000 ops against 2,000 others would be 4,000,000 steps: they count as replaced."""
     many = [TinyOp("relu", {"X": ["x"]}, {"Out": ["x"]}, {"n": n}) for n in range(2000)]
@@ -347,6 +363,7 @@ def test_published_files(published, capsys):
     assert code == 0 and set(files) == {"cls", "det_db", "rec_crnn"}
     assert all(file["opt_version"] == "v2.10" and file["targets"] == ["arm"] for file in files.values())
     assert files["det_db"]["kernels"]["conv2d"] == {"int8": 41}
+    assert files["det_db"]["variants"]["conv2d"] == {"fp32_out": 35, "int8_out": 6}
     assert files["rec_crnn"]["outputs"][0]["shape"] == [-1, 25, 6625]
     assert files["cls"]["weights"] == {"float32": {"count": 54, "bytes": 12592}, "int8": {"count": 54, "bytes": 124072}}
 
