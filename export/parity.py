@@ -5,16 +5,14 @@ A stage is the trainable network, Paddle's inference engine or Paddle-Lite. All 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from export.agreement import BoxAgreement
 from export.nb_file import NbFile
 
-# Corner positions are whole pixels: a probability that differs in its last bit may move a corner by one.
-BOX_SHIFT_PX = 1
 # A weight that lies exactly between two int8 steps may be rounded either way.
 INT8_TIES = 1e-3
 
@@ -48,26 +46,65 @@ def difference(reference: np.ndarray, other: np.ndarray) -> Difference:
 
 @dataclass(frozen=True)
 class Rung:
-    """One stage against the reference on one input.
+    """One stage against the trainable network on one input.
 
-    result: what the user would see ("12 boxes", "3 texts"); same: whether the reference's result is that, too.
+    input, difference: what went in and what came out, None where it is not compared (whole photos) or not known (the
+    crops of a single model's recording). result: what the user would see ("12 boxes"); same: whether the reference's
+    result is that, too; boxes, edits: how near it is.
     """
 
     stage: str
     case: str
-    difference: Difference
+    difference: Difference | None
     tolerance: float
     result: str
     same: bool
+    task: str = ""
+    input: Difference | None = None
+    input_tolerance: float = 0.0
+    boxes: BoxAgreement | None = None
+    edits: int | None = None
+
+    @property
+    def fault(self) -> str:
+        """What differs first on the way from the pixels to the text, "" when nothing does."""
+        if self.input is not None and not self.input.max_abs <= self.input_tolerance:
+            return "input tensor"
+        if self.difference is not None and not self.difference.max_abs <= self.tolerance:
+            return "output"
+        if self.same:
+            return ""
+        if self.boxes is not None and not self.boxes.same:
+            return "boxes"
+        return {"det": "boxes", "cls": "angles"}.get(self.task, "texts")
 
     @property
     def passed(self) -> bool:
-        return self.same and self.difference.max_abs <= self.tolerance
+        return not self.fault
 
 
-def same_boxes(reference: np.ndarray, other: np.ndarray) -> bool:
-    """Whether quads (N, 4, 2) in pixels are the same ones, in the same order, up to BOX_SHIFT_PX."""
-    return reference.shape == other.shape and bool((np.abs(reference - other) <= BOX_SHIFT_PX).all())
+@dataclass(frozen=True)
+class Repeat:
+    """One stage asked the same again. identical: answers equal to the first to the last bit, of `runs`."""
+
+    stage: str
+    task: str
+    order: str
+    case: str
+    runs: int
+    identical: int
+    max_abs: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        return self.max_abs <= self.tolerance
+
+    @property
+    def found(self) -> str:
+        if self.identical == self.runs:
+            return f"{self.runs} of {self.runs} bit-identical"
+        return f"{self.runs - self.identical} of {self.runs} not bit-identical, up to {self.max_abs:.1e}"
 
 
 @dataclass(frozen=True)
@@ -140,11 +177,3 @@ def input_scales(nb: NbFile) -> dict[str, float]:
                 for name in op.inputs.get(slot, ()):
                     found[name] = scale[0]
     return found
-
-
-def first_failure(rungs: Sequence[Rung], findings: Sequence[Finding]) -> str:
-    """The stage at which parity breaks first, "" when it holds."""
-    for rung in rungs:
-        if not rung.passed:
-            return rung.stage
-    return next((finding.what for finding in findings if not finding.passed), "")
