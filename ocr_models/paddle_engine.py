@@ -47,10 +47,15 @@ class InferenceEngine:
             config.disable_mkldnn()
         self._predictor: Any = paddle.inference.create_predictor(config)
         self._input = self._predictor.get_input_handle(self._predictor.get_input_names()[0])
-        self._output = self._predictor.get_output_handle(self._predictor.get_output_names()[0])
+        names = self._predictor.get_output_names()
+        self._outputs: list[Any] = [self._predictor.get_output_handle(name) for name in names]
 
     def run(self, x: np.ndarray) -> np.ndarray:
         """x (N, 3, H, W) float32 → the model's output, a copy that outlives the next call."""
+        return self.run_all(x)[0]
+
+    def run_all(self, x: np.ndarray) -> list[np.ndarray]:
+        """The same of a program that was given several outputs, in its own order."""
         if self._predictor is None:
             raise ModelError(f"{self.folder}: expected an open engine, found a closed one; open it again")
         # Height and width are the manifest's matter: published programs declare sizes that they do not insist on.
@@ -68,10 +73,11 @@ class InferenceEngine:
                 f"{self.folder}: expected the model to run on {list(x.shape)}, found {one_line(str(error))[-200:]}; "
                 "give an input that its manifest allows"
             ) from None
-        return self._output.copy_to_cpu().copy()
+        return [output.copy_to_cpu().copy() for output in self._outputs]
 
     def close(self) -> None:
-        self._predictor = self._input = self._output = None
+        self._predictor = self._input = None
+        self._outputs = []
 
 
 class NetworkEngine:
