@@ -33,7 +33,7 @@ VERSION_FIELD = slice(2, 18)
 _HEADER = 26
 KERNEL_ATTRIBUTE = "__@kernel_type_attr@__"
 
-_SCALE = re.compile(r"\d_scale$")
+_SCALE = re.compile(r"(\d|_quant)_scale$")
 
 # TargetType, PrecisionType and DataLayoutType of lite/api/paddle_place.h, by number.
 TARGETS = (

@@ -14,6 +14,8 @@ import re
 KERNEL = "__@kernel_type_attr@__"
 # opt marks each weight that runs in half precision by an attribute called after the weight.
 HALF = "_fp16"
+# So are the scales of each weight that is stored in fewer bits than it is computed in.
+STORED = "_quant_scale"
 _QUANTIZED = re.compile(r"\w+_scale|enable_int8|bit_length|quantization_type|fpga_static_quant")
 # What quantization-aware training leaves: opt's passes may derive output scales from them, no kernel looks.
 _THRESHOLD = re.compile(r"out_threshold|\w+\d_threshold|skip_quant|with_quant_attr")

@@ -12,7 +12,7 @@ from typing import Any
 
 from export import op_attributes
 from export.nb_file import NbFile, Op
-from export.op_attributes import HALF
+from export.op_attributes import HALF, STORED
 from export.parity import Finding
 
 
@@ -82,8 +82,9 @@ def _attributes(before: NbFile, after: NbFile, names: dict[str, str]) -> Finding
 
 
 def _renamed(name: str, names: dict[str, str]) -> str:
-    weight = name.removesuffix(HALF)
-    return names[weight] + HALF if name != weight and weight in names else name
+    suffix = next((suffix for suffix in (HALF, STORED) if name.endswith(suffix)), "")
+    weight = name.removesuffix(suffix)
+    return names[weight] + suffix if suffix and weight in names else name
 
 
 def _bits(value: Any) -> Any:
