@@ -7,6 +7,7 @@ and the layout of the bytes may differ.
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -165,12 +166,12 @@ class _Wires:
         for x in [x for x, content in left.items() if right.get(x) == content]:
             del left[x], right[x]
             self._weight(x, x)
-        by_content: dict[str, list[str]] = {}
+        by_content: dict[str, deque[str]] = {}
         for y, content in right.items():
-            by_content.setdefault(content, []).append(y)
+            by_content.setdefault(content, deque()).append(y)
         for x, content in list(left.items()):
             if by_content.get(content):
-                y = by_content[content].pop(0)
+                y = by_content[content].popleft()
                 del left[x], right[y]
                 self._weight(x, y)
         for x in [x for x in left if x in right]:
