@@ -24,43 +24,22 @@ from typing import TYPE_CHECKING, Any
 
 from command import ModelError
 from export.flat_table import Buffer, FlatError, Table
+from export.nb_codes import ATTRIBUTES, DTYPES, LAYOUTS, PRECISIONS, TARGETS
 
 if TYPE_CHECKING:
     import numpy as np
 
 META_VERSION = 2
 VERSION_FIELD = slice(2, 18)
-_HEADER = 26
 KERNEL_ATTRIBUTE = "__@kernel_type_attr@__"
 
+_HEADER = 26
 _SCALE = re.compile(r"(\d|_quant)_scale$")
-
-# TargetType, PrecisionType and DataLayoutType of lite/api/paddle_place.h, by number.
-TARGETS = (
-    "unknown", "host", "x86", "cuda", "arm", "opencl", "any", "fpga", "npu", "xpu", "bm", "mlu", "rknpu", "apu",
-    "huawei_ascend_npu", "imagination_nna", "intel_fpga", "metal", "nnadapter",
-)  # fmt: skip
-PRECISIONS = ("unknown", "fp32", "int8", "int32", "any", "fp16", "bool", "int64", "int16", "uint8", "fp64")
-LAYOUTS = (
-    "unknown", "NCHW", "any", "NHWC", "image2d", "image_folder", "image_nw", "metal_texture_array", "metal_texture",
-)  # fmt: skip
 
 # Paddle's own limit is 9. A longer shape is damage, and its product would take time that grows with its square.
 _MAX_RANK = 16
 _MAX_BYTES = 1 << 30
 _COST_OP = 512
-
-# VarType.Type: number → (name, bytes per item).
-DTYPES = {
-    0: ("bool", 1), 1: ("int16", 2), 2: ("int32", 4), 3: ("int64", 8), 4: ("float16", 2), 5: ("float32", 4),
-    6: ("float64", 8), 20: ("uint8", 1), 21: ("int8", 1),
-}  # fmt: skip
-
-# AttrType: number → (field of the Attr table, how to read it).
-_ATTRIBUTES = {
-    0: (2, "int32"), 1: (3, "float32"), 2: (4, "string"), 3: (5, "int32s"), 4: (6, "float32s"), 5: (7, "strings"),
-    6: (8, "bool"), 7: (9, "bools"), 8: (10, "int32"), 9: (11, "int64"), 10: (12, "int32s"), 11: (13, "int64s"),
-}  # fmt: skip
 
 
 class NbError(ModelError):
@@ -260,7 +239,7 @@ def _arguments(table: Table, index: int) -> dict[str, list[str]]:
 def _attribute(table: Table) -> tuple[str, Any]:
     """Name and value; None for a type that came after this reader."""
     name = table.string(0)
-    index, kind = _ATTRIBUTES.get(table.scalar(1, "int32"), (-1, ""))
+    index, kind = ATTRIBUTES.get(table.scalar(1, "int32"), (-1, ""))
     if index < 0:
         return name, None
     if kind == "string":
