@@ -15,9 +15,7 @@ from pathlib import Path
 
 import artifact
 import command
-
-# (N, C, H, W) of one run: the sizes that the papers' tables and this project's own use.
-DEFAULT_SHAPES = {"det": (1, 3, 640, 640), "cls": (1, 3, 48, 192), "rec": (1, 3, 32, 320)}
+from ocr_models.reference import REFERENCE_SHAPES
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,9 +38,9 @@ def measure(folders: list[Path], rounds: int, warmup: int) -> list[dict]:
     runs = []
     for folder in folders:
         engine, manifest = open_nb(folder)
-        if manifest.task not in DEFAULT_SHAPES:
+        if manifest.task not in REFERENCE_SHAPES:
             raise command.UsageError(f"{folder}: expected a det, cls or rec model, found {manifest.task}")
-        shape = DEFAULT_SHAPES[manifest.task]
+        shape = REFERENCE_SHAPES[manifest.task]
         # Noise, not zeros: zeros can take denormal-free shortcuts that photos do not.
         x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
         rows.append(

@@ -7,7 +7,7 @@ import pytest
 
 import artifact
 from benchmarks import render
-from benchmarks.demo import METRIC_TOLERANCE
+from benchmarks.results import METRIC_TOLERANCE
 from command import UsageError
 
 ROOT = Path(artifact.__file__).parent
