@@ -105,6 +105,19 @@ def card(name: str) -> ModelCard:
         raise ModelError(f"expected a model name ({' | '.join(names())}), found {name!r}; give one of these") from None
 
 
+def has_space(entries: int, classes: int, *, model: str | Path, charset: str, advice: str) -> bool:
+    """Whether one more class for the space follows a charset of `entries`, so that with the blank all make `classes`.
+
+    model, charset, advice: for the message. Raises ModelError where the charset cannot be the model's.
+    """
+    if entries not in (classes - 1, classes - 2):
+        raise ModelError(
+            f"{model}: expected a charset of {classes - 1} entries, or {classes - 2} and the space, for its {classes} "
+            f"classes, found {entries} in {charset}; {advice}"
+        )
+    return entries == classes - 2
+
+
 def build(network: dict[str, Any]) -> paddle.nn.Layer:
     """The network that a manifest describes, with fresh weights, in train mode.
 

@@ -1,4 +1,4 @@
-"""Reads `inference.pdmodel` and `inference.pdiparams` as data, without running or trusting them.
+"""Reads an inference model's two files as data, without running or trusting them.
 
 The model file is a protobuf ProgramDesc. The weights file holds the program's persistable tensors in the order of
 their names, each as u32 version 0, u64 LoD levels 0, u32 tensor version 0, i32 size + protobuf TensorDesc, raw data.
@@ -20,6 +20,15 @@ from command import ModelError
 
 PROGRAM = "inference.pdmodel"
 WEIGHTS = "inference.pdiparams"
+# Pairs of names that Paddle's tools have used for one model, newest first.
+FILE_NAMES = (
+    (PROGRAM, WEIGHTS),
+    ("model.pdmodel", "model.pdiparams"),
+    ("model", "params"),
+    ("__model__", "__params__"),
+)
+# Paddle 3's own format.
+PIR = "inference.json"
 
 _DTYPES: dict[int, np.dtype[Any]] = {
     framework_pb2.VarType.FP16: np.dtype("<f2"),
@@ -34,9 +43,35 @@ _DTYPES: dict[int, np.dtype[Any]] = {
 }
 
 
+def find(folder: str | Path) -> tuple[Path, Path]:
+    """Program and weights file of an inference folder, whatever Paddle's tools or the user called them.
+
+    Raises ModelError for a folder without a model, with two, or with half of one.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "nothing"
+        raise ModelError(f"{folder}: expected an inference folder with {PROGRAM}, found {found}; check the path")
+    own = [(path.name, f"{path.stem}.pdiparams") for path in sorted(folder.glob("*.pdmodel"))]
+    for program, weights in (*FILE_NAMES, *(own if len(own) == 1 else ())):
+        if (folder / program).is_file():
+            if not (folder / weights).is_file():
+                raise ModelError(f"{folder}: expected {weights} beside {program}, found none; copy both files")
+            return folder / program, folder / weights
+    if own:
+        names = ", ".join(program for program, _ in own)
+        raise ModelError(f"{folder}: expected one model, found {names}; put each into a folder of its own")
+    if (folder / PIR).is_file():
+        raise ModelError(
+            f"{folder}: expected {PROGRAM}, found {PIR}, the format of Paddle 3; export the model again with "
+            "FLAGS_enable_pir_api=0 or with Paddle 2.6"
+        )
+    raise ModelError(f"{folder}: expected an inference folder with {PROGRAM} and {WEIGHTS}, found none; check the path")
+
+
 def read_program(folder: str | Path) -> Any:
     """The ProgramDesc of an inference folder. Raises ModelError for a missing or foreign file."""
-    path = Path(folder) / PROGRAM
+    path, _ = find(folder)
     content = _read(path)
     try:
         program = framework_pb2.ProgramDesc.FromString(content)
@@ -49,7 +84,12 @@ def read_program(folder: str | Path) -> Any:
 
 def read_weights(folder: str | Path, program: Any) -> dict[str, np.ndarray]:
     """The program's parameters by static name. Raises ModelError when the file is not this program's, whole."""
-    path = Path(folder) / WEIGHTS
+    usual = Path(folder) / WEIGHTS
+    return read_weights_file(usual if usual.is_file() else find(folder)[1], program)
+
+
+def read_weights_file(path: Path, program: Any) -> dict[str, np.ndarray]:
+    """The same of a weights file that lies anywhere."""
     content = _read(path)
     shapes = {
         var.name: tuple(var.type.lod_tensor.tensor.dims)
@@ -68,7 +108,7 @@ def read_weights(folder: str | Path, program: Any) -> dict[str, np.ndarray]:
             raise ValueError(f"{len(content) - offset} bytes more")
     except (struct.error, DecodeError, ValueError) as error:
         raise ModelError(
-            f"{path}: expected the {len(shapes)} tensors of {PROGRAM}, found {error}; copy both files again"
+            f"{path}: expected the {len(shapes)} tensors of its program, found {error}; copy both files again"
         ) from None
     return arrays
 
@@ -77,10 +117,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ModelError(
-            f"{path}: expected a published inference folder with {PROGRAM} and {WEIGHTS}, found {error.strerror}; "
-            "check the path"
-        ) from None
+        raise ModelError(f"{path}: expected a readable file, found {error.strerror}; check the path") from None
 
 
 def _tensor(content: bytes, offset: int) -> tuple[np.ndarray, int]:

@@ -43,19 +43,23 @@ _OPCODES = (
 _Machine: Any = pickle._Unpickler
 
 
+class _Refused(Exception):
+    """What the file holds and a state dict does not."""
+
+
 class _DtypeState:
     """What a pickled dtype becomes: its type string, then its byte order, both checked."""
 
     def __init__(self, spec: Any, *_: Any) -> None:
         if not isinstance(spec, str) or not re.fullmatch(r"f[248]|[iu][1248]|b1", spec):
-            raise pickle.UnpicklingError(f"an array of dtype {_short(spec)}")
+            raise _Refused(f"an array of dtype {_short(spec)}")
         self.spec, self.order = spec, "="
 
     def build(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) < 5 or state[1] not in ("<", ">", "|", "="):
-            raise pickle.UnpicklingError("a dtype in an unknown form")
+            raise _Refused("a dtype in an unknown form")
         if state[2:5] != (None, None, None):
-            raise pickle.UnpicklingError("an array of records")
+            raise _Refused("an array of records")
         self.order = state[1]
 
 
@@ -66,15 +70,15 @@ class _ArrayState:
 
     def build(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) != 5:
-            raise pickle.UnpicklingError("an array in an unknown form")
+            raise _Refused("an array in an unknown form")
         _, shape, dtype, fortran, raw = state
         if not isinstance(dtype, _DtypeState) or not isinstance(raw, bytes):
-            raise pickle.UnpicklingError("an array of objects")
+            raise _Refused("an array of objects")
         if not isinstance(shape, tuple) or not all(type(side) is int and 0 <= side < 1 << 31 for side in shape):
-            raise pickle.UnpicklingError("an array in an unknown form")
+            raise _Refused("an array in an unknown form")
         kind = np.dtype(dtype.order + dtype.spec)
         if len(shape) > 8 or math.prod(shape) * kind.itemsize != len(raw):
-            raise pickle.UnpicklingError(f"an array of {len(raw)} bytes for the shape {list(shape)[:8]}")
+            raise _Refused(f"an array of {len(raw)} bytes for the shape {list(shape)[:8]}")
         self.value = np.frombuffer(raw, kind).reshape(shape, order="F" if fortran else "C")
 
 
@@ -88,45 +92,46 @@ class _Reader(_Machine):
             # A tensor outside a plain state dict is saved as a pair (name, array).
             "tuple": self._tuple,
             "encode": self._encode,
-            "OrderedDict": self._dict,
+            "OrderedDict": lambda *given: self._empty({}, given),
+            "bytes": lambda *given: self._empty(b"", given),
             "ndarray": None,
         }
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _GLOBALS:
-            raise pickle.UnpicklingError(f"the object {_short(f'{module}.{name}')}")
+            raise _Refused(f"the object {_short(f'{module}.{name}')}")
         return _Global(self.admitted[name])
 
     def _tuple(self, items: Any = ()) -> tuple:
         if not isinstance(items, tuple):
-            raise pickle.UnpicklingError("a tuple in an unknown form")
+            raise _Refused("a tuple in an unknown form")
         return items
 
-    def _dict(self, *given: Any) -> dict:
+    def _empty(self, made: Any, given: tuple) -> Any:
         if given:
-            raise pickle.UnpicklingError("a dict in an unknown form")
-        return {}
+            raise _Refused(f"a {type(made).__name__} in an unknown form")
+        return made
 
     def _encode(self, text: str, encoding: str = "latin1") -> bytes:
         """Protocol 2 writes bytes as latin-1 text; any other codec has no business in a weights file."""
         if encoding != "latin1":
-            raise pickle.UnpicklingError(f"codec {_short(encoding)}")
+            raise _Refused(f"codec {_short(encoding)}")
         self.text_left -= len(text)
         if self.text_left < 0:
-            raise pickle.UnpicklingError("more bytes than the file has")
+            raise _Refused("more bytes than the file has")
         return text.encode("latin1")
 
     def load_reduce(self) -> None:
         arguments = self.stack.pop()
         maker = self.stack[-1]
         if not isinstance(maker, _Global) or maker.make is None or not isinstance(arguments, tuple):
-            raise pickle.UnpicklingError(f"a call of {type(maker).__name__}")
+            raise _Refused(f"a call of {type(maker).__name__}")
         self.stack[-1] = maker.make(*arguments)
 
     def load_build(self) -> None:
         state = self.stack.pop()
         if not isinstance(self.stack[-1], _ArrayState | _DtypeState):
-            raise pickle.UnpicklingError(f"a state for {type(self.stack[-1]).__name__}")
+            raise _Refused(f"a state for {type(self.stack[-1]).__name__}")
         self.stack[-1].build(state)
 
     def load_setitem(self) -> None:
@@ -140,7 +145,7 @@ class _Reader(_Machine):
         target = self.stack[-1]
         # Hashing a nested tuple can take for ever.
         if type(target) is not dict or not all(type(key) in (str, int) for key in items[::2]):
-            raise pickle.UnpicklingError("a dict whose keys are no names")
+            raise _Refused("a dict whose keys are no names")
         target.update(zip(items[::2], items[1::2], strict=True))
 
     def load_append(self) -> None:
@@ -152,7 +157,7 @@ class _Reader(_Machine):
 
     def _extend(self, items: list[Any]) -> None:
         if type(self.stack[-1]) is not list:
-            raise pickle.UnpicklingError(f"items for {type(self.stack[-1]).__name__}")
+            raise _Refused(f"items for {type(self.stack[-1]).__name__}")
         self.stack[-1].extend(items)
 
     dispatch: ClassVar[dict[int, Any]] = {
@@ -182,6 +187,8 @@ _GLOBALS = {
     ("collections", "OrderedDict"),
     ("builtins", "tuple"),
     ("__builtin__", "tuple"),
+    # How protocol 2 writes the content of an empty array.
+    ("__builtin__", "bytes"),
 }
 
 
@@ -204,19 +211,14 @@ def read_pdparams(path: str | Path) -> dict[str, np.ndarray]:
         raise ModelError(f"{path}: expected a .pdparams file, found {error.strerror}; check the path") from None
     try:
         state = _Reader(content).load()
-    except pickle.UnpicklingError as error:
+    except _Refused as error:
         raise ModelError(
             f"{path}: expected a .pdparams file of plain arrays, found {one_line(str(error))}; do not use this file"
         ) from None
-    except KeyError as error:
-        code = f"opcode {error}" if error.args and type(error.args[0]) is int else "an object that it does not define"
-        raise ModelError(
-            f"{path}: expected a .pdparams file of plain arrays, found {code}; do not use this file"
-        ) from None
     except Exception as error:  # garbage makes the machine raise nearly anything
-        what = _short(one_line(str(error))) if str(error) else type(error).__name__
+        what = f"opcode {error}" if isinstance(error, KeyError) else one_line(str(error)) or type(error).__name__
         raise ModelError(
-            f"{path}: expected a complete .pdparams file, found a truncated or foreign one ({what}); copy it again"
+            f"{path}: expected a whole .pdparams file, found a truncated or foreign one ({_short(what)}); copy it again"
         ) from None
     if not isinstance(state, dict):
         raise ModelError(f"{path}: expected arrays by name, found a {type(state).__name__}; give another file")
