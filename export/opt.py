@@ -7,12 +7,14 @@ its delay and its hunger become one ModelError that names the cause. The same in
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import resource
 import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from command import ModelError, native_cause, one_line
@@ -22,6 +24,7 @@ TARGETS = ("arm", "x86")
 TIMEOUT_S = 120
 # Address space, not resident memory: importing paddlelite alone reserves several hundred MB.
 MEMORY_BYTES = 6 << 30
+_LOG_BYTES = 1 << 20
 
 # What opt says → what the model's author can do. Searched in order in the whole log.
 _REMEDIES = (
@@ -35,6 +38,14 @@ _REMEDIES = (
 )
 
 
+@dataclass(frozen=True)
+class OpList:
+    """opt's own list for one target. runnable: ops with a kernel on it or on any host; known: ops without one."""
+
+    runnable: frozenset[str]
+    known: frozenset[str]
+
+
 def convert(
     model: Path,
     params: Path,
@@ -42,35 +53,27 @@ def convert(
     *,
     target: str,
     fp16: bool = False,
+    weight_bits: int = 0,
     timeout_s: float = TIMEOUT_S,
     memory_bytes: int = MEMORY_BYTES,
 ) -> None:
     """Convert a program and its weights into the `.nb` file `out`.
 
-    fp16: let opt pick half-precision kernels (arm only). Raises ModelError with one line when opt dies, takes longer
-    than `timeout_s` or wants more than `memory_bytes` of address space; `out` is then not written.
+    fp16: let opt pick half-precision kernels (arm only). weight_bits: 8 or 16 stores the weights of convolutions and
+    matrix products as whole numbers, which the library turns back into floats when it loads them. Raises ModelError
+    with one line when opt dies, takes longer than `timeout_s` or wants more than `memory_bytes` of address space;
+    `out` is then not written.
     """
     with tempfile.TemporaryDirectory(prefix="opt.") as folder:
         result = Path(folder) / "model"
-        options = [str(model.resolve()), str(params.resolve()), str(result), target, str(int(fp16)), str(memory_bytes)]
-        with tempfile.TemporaryFile() as log:
-            try:
-                code = subprocess.run(
-                    [sys.executable, "-c", "from export.opt import _child; _child()", *options],
-                    cwd=folder,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    timeout=timeout_s,
-                    check=False,
-                ).returncode
-            except subprocess.TimeoutExpired:
-                raise ModelError(
-                    f"{model}: expected opt to convert it for {target} within {timeout_s:g} s, found it still busy; "
-                    "the file is damaged or the machine overloaded, export the model again"
-                ) from None
-            log.seek(0)
-            text = log.read(1 << 20).decode("utf-8", "replace")
+        options = [str(model.resolve()), str(params.resolve()), str(result), target, str(int(fp16)), str(weight_bits)]
+        try:
+            code, text = _call("_child", options, folder, timeout_s, memory_bytes)
+        except subprocess.TimeoutExpired:
+            raise ModelError(
+                f"{model}: expected opt to convert it for {target} within {timeout_s:g} s, found it still busy; "
+                "the file is damaged or the machine overloaded, export the model again"
+            ) from None
         nb = result.with_suffix(".nb")
         if code != 0 or not nb.is_file():
             raise ModelError(
@@ -78,6 +81,62 @@ def convert(
                 f"{_remedy(text)}"
             )
         out.write_bytes(_settle_header(nb.read_bytes()))
+
+
+@functools.cache
+def supported(target: str) -> OpList:
+    """Ask opt which ops it has kernels for. Raises ModelError when it does not answer with a list."""
+    with tempfile.TemporaryDirectory(prefix="opt.") as folder:
+        try:
+            code, text = _call("_child_list", [target], folder, TIMEOUT_S, MEMORY_BYTES)
+        except subprocess.TimeoutExpired:
+            code, text = -signal.SIGKILL, ""
+    found = parse_list(text) if code == 0 else None
+    if found is None or "conv2d" not in found.runnable:
+        raise ModelError(
+            f"opt: expected its list of ops for {target}, found {one_line(text)[:120] or f'exit code {code}'!r}; "
+            "install paddlelite again in the pinned version"
+        )
+    return found
+
+
+def parse_list(text: str) -> OpList | None:
+    """Read what `print_supported_ops` prints: a line of column names, then op names with Y under some of them.
+
+    None where the text has no such table. The column kUnk holds ops that opt knows but that no kernel runs.
+    """
+    lines = text.splitlines()
+    start = next((i for i, line in enumerate(lines) if line.split()[:1] == ["OP_name"]), None)
+    if start is None:
+        return None
+    ends = {match.group(): match.end() for match in re.finditer(r"\S+", lines[start])}
+    runnable: set[str] = set()
+    known: set[str] = set()
+    for line in lines[start + 1 :]:
+        words = line.split()
+        if not words or set(words[1:]) - {"Y"}:
+            continue
+        columns = {
+            name for name, end in ends.items() if name != "OP_name" and "Y" in line[end - len(name) : end].ljust(1)
+        }
+        (runnable if columns - {"kUnk"} else known).add(words[0])
+    return OpList(frozenset(runnable), frozenset(known))
+
+
+def _call(entry: str, options: list[str], folder: str, timeout_s: float, memory_bytes: int) -> tuple[int, str]:
+    """Run a function of this file in a child with limits; its exit code and what it printed."""
+    with tempfile.TemporaryFile() as log:
+        code = subprocess.run(
+            [sys.executable, "-c", f"from export.opt import {entry}; {entry}()", str(memory_bytes), *options],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            timeout=timeout_s,
+            check=False,
+        ).returncode
+        log.seek(0)
+        return code, log.read(_LOG_BYTES).decode("utf-8", "replace")
 
 
 def _settle_header(data: bytes) -> bytes:
@@ -103,11 +162,17 @@ def _remedy(log: str) -> str:
     return next(remedy for sign, remedy in _REMEDIES if sign in log)
 
 
-def _child() -> None:
-    """The child: everything here may die."""
-    model, params, out, target, fp16, memory_bytes = sys.argv[1:]
+def _limit() -> list[str]:
+    """In the child: take the limits and return the other options."""
+    memory_bytes, *options = sys.argv[1:]
     resource.setrlimit(resource.RLIMIT_AS, (int(memory_bytes), int(memory_bytes)))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    return options
+
+
+def _child() -> None:
+    """The child: everything here may die."""
+    model, params, out, target, fp16, weight_bits = _limit()
     from paddlelite.lite import Opt
 
     opt = Opt()
@@ -117,5 +182,17 @@ def _child() -> None:
     opt.set_optimize_out(out)
     if int(fp16):
         opt.enable_fp16()  # after set_valid_places it would do nothing, silently
+    if int(weight_bits):
+        opt.set_quant_model(True)
+        opt.set_quant_type(f"QUANT_INT{weight_bits}")
     opt.set_valid_places(target)
     opt.run()
+
+
+def _child_list() -> None:
+    (target,) = _limit()
+    from paddlelite.lite import Opt
+
+    opt = Opt()
+    opt.set_valid_places(target)
+    opt.print_supported_ops()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FILE_NAMES = (
     ("inference.pdmodel", "inference.pdiparams"),
     ("model.pdmodel", "model.pdiparams"),
+    ("model", "params"),
     ("__model__", "__params__"),
 )
 
@@ -66,7 +67,7 @@ class Program:
         """Arrays by variable name. Raises ModelError where the file does not hold exactly the program's variables."""
         from ocr_models import inference_files
 
-        if (self.model.name, self.params.name) == FILE_NAMES[0]:
+        if (self.model.name, self.params.name) == FILE_NAMES[0] and self.model.parent == self.params.parent:
             return inference_files.read_weights(self.model.parent, self.desc)
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / FILE_NAMES[0][1]).symlink_to(self.params.resolve())
@@ -82,11 +83,16 @@ def find(folder: str | Path) -> tuple[Path, Path]:
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
         raise ModelError(f"{folder}: expected a folder with {' and '.join(FILE_NAMES[0])}, found {found}")
-    for model, params in FILE_NAMES:
+    # A model saved under a name of its own; two of them in one folder are a question, not an answer.
+    own = [(path.name, f"{path.stem}.pdiparams") for path in sorted(folder.glob("*.pdmodel"))]
+    for model, params in (*FILE_NAMES, *(own if len(own) == 1 else ())):
         if (folder / model).is_file():
             if not (folder / params).is_file():
                 raise ModelError(f"{folder}: expected {params} beside {model}, found none; copy both files")
             return folder / model, folder / params
+    if own:
+        names = ", ".join(model for model, _ in own)
+        raise ModelError(f"{folder}: expected one model, found {names}; put each into a folder of its own")
     if (folder / "inference.json").is_file():
         raise ModelError(
             f"{folder}: expected inference.pdmodel, found inference.json, Paddle 3's new format, which opt does not "

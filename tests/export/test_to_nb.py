@@ -57,11 +57,11 @@ def test_recognizer_runs_at_every_width_and_batch_size(stages, width):
 
 
 def test_half_precision(stages, tmp_path):
-    manifest, nb = to_nb.convert(stages("cls") / "inference", tmp_path / "fp16", target="arm", fp16=True)
+    manifest, nb = to_nb.convert(stages("cls") / "inference", tmp_path / "fp16", target="arm", precision="fp16")
     assert manifest.extra["precision"] == "fp16"
     assert to_nb.convolutions(nb)["fp16"] > 40
     with pytest.raises(UsageError, match="only ARM"):
-        to_nb.convert(stages("cls") / "inference", tmp_path / "x86", target="x86", fp16=True)
+        to_nb.convert(stages("cls") / "inference", tmp_path / "x86", target="x86", precision="fp16")
 
 
 def test_int8(stages, tmp_path):
@@ -73,16 +73,14 @@ def test_int8(stages, tmp_path):
     assert manifest.extra["bytes"]["scales"] == nb.scale_bytes > 0
     with pytest.raises(ModelError, match="results are wrong on Paddle-Lite x86"):
         to_nb.convert(folder / "inference", tmp_path / "x86", target="x86")
-    with pytest.raises(UsageError, match="leave --fp16 out"):
-        to_nb.convert(folder / "inference", tmp_path / "fp16", target="arm", fp16=True)
+    with pytest.raises(UsageError, match="leave --precision out"):
+        to_nb.convert(folder / "inference", tmp_path / "fp16", target="arm", precision="fp16")
     assert not list(tmp_path.iterdir())
 
 
 def test_folder_without_manifest(stages, tmp_path):
     folder = plain(stages, "rec", tmp_path / "some_rec_infer")
-    with pytest.raises(UsageError, match="--task det, cls or rec"):
-        to_nb.convert(folder, tmp_path / "out", target="x86")
-    manifest, _ = to_nb.convert(folder, tmp_path / "out", target="x86", task="rec")
+    manifest, _ = to_nb.convert(folder, tmp_path / "out", target="x86")
     assert (manifest.name, manifest.parent) == ("some_rec_infer", None)
     assert manifest.charset and manifest.charset.classes == 97
     assert artifact.read_charset(tmp_path / "out", manifest)[-1] == " "
@@ -175,8 +173,9 @@ def test_command_line(stages, tmp_path):
 def test_published_models(published, tmp_path, name, task):
     shape = {"det": (1, 3, 96, 160), "cls": (2, 3, 48, 192), "rec": (2, 3, 32, 320)}[task]
     folder = published / "models" / name
-    to_nb.convert(folder, tmp_path / "x86", target="x86", task=task)
-    to_nb.convert(folder, tmp_path / "arm", target="arm", task=task)
+    manifest, _ = to_nb.convert(folder, tmp_path / "x86", target="x86")
+    assert manifest.task == task
+    to_nb.convert(folder, tmp_path / "arm", target="arm")
     expected = InferenceEngine(folder, onednn=False).run(seeded_models.noise(shape))
     assert np.abs(open_nb(tmp_path / "x86")[0].run(seeded_models.noise(shape)) - expected).max() <= 1e-4
 
