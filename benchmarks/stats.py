@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -39,3 +40,23 @@ def _percentiles(values: np.ndarray) -> tuple[float, float]:
     tail = (1 - CONFIDENCE) / 2 * 100
     low, high = np.percentile(values, [tail, 100 - tail])
     return float(low), float(high)
+
+
+def rank_correlation(first: ArrayLike, second: ArrayLike) -> float:
+    """Spearman's correlation of two equally long rows: Pearson's, of their ranks, equal values sharing the mean rank.
+
+    NaN where one row holds a single value over and over. Raises ValueError below two values or for unequal lengths.
+    """
+    one, other = np.asarray(first, float), np.asarray(second, float)
+    if one.ndim != 1 or one.shape != other.shape or one.size < 2:
+        raise ValueError(f"expected two rows of at least two values, found {one.shape} and {other.shape}")
+    one, other = _ranks(one), _ranks(other)
+    one, other = one - one.mean(), other - other.mean()
+    scale = float(np.sqrt((one**2).sum() * (other**2).sum()))
+    return float((one * other).sum()) / scale if scale else float("nan")
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = counts.cumsum()
+    return (last - (counts - 1) / 2)[place]
