@@ -118,21 +118,20 @@ class Demo:
 
     def bundle(self) -> None:
         """Bundles of the shipped models: a detector that was pruned and trained for a few steps finds little."""
-        slim = {task: self.layout.nb(f"shipped/{task}", "arm") for task in TASKS}
-        host = {task: self.layout.nb(f"float/{task}", "x86") for task in TASKS} | {
-            "det": self.layout.nb("shipped/det-pruned", "x86")
-        }
+        slim = {task: f"shipped/{task}" for task in TASKS}
+        host = {**{task: f"float/{task}" for task in TASKS}, "det": "shipped/det-pruned"}
         self.runner.run(
             *[
-                self._step(
-                    name,
-                    ("export/bundle.py", *(part for task in TASKS for part in (f"--{task}", parts[task]))),
-                    self.out / name,
-                    tuple(parts.values()),
-                )
-                for name, parts in (("bundle", slim), ("bundle-x86", host))
+                self._bundle_step(name, target, models)
+                for name, target, models in (("bundle", "arm", slim), ("bundle-x86", "x86", host))
             ]
         )
+
+    def _bundle_step(self, name: str, target: str, models: dict[str, str]) -> Step:
+        parts = {task: self.layout.nb(model, target) for task, model in models.items()}
+        sources = tuple(self.layout.inference(model) for model in models.values())
+        argv = ("export/bundle.py", *(part for task in TASKS for part in (f"--{task}", parts[task])))
+        return self._step(name, (*argv, "--inference", *sources), self.out / name, (*parts.values(), *sources))
 
     def read_photos(self) -> None:
         bundle = self.out / "bundle-x86"

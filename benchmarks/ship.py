@@ -65,13 +65,15 @@ def check(models: Path) -> None:
 def bundle(models: Path, work: Path, name: str) -> Path:
     """Export three checkpoints and put their `.nb` files into one bundle."""
     target, suffix = BUNDLES[name]
-    parts: list[str] = []
+    parts: list[object] = []
+    sources = []
     for task in TASKS:
         inference, nb = work / "inference" / f"{task}{suffix}", work / "nb" / name / task
         _run("export/to_inference.py", models / f"{task}{suffix}", "--out", inference)
         _run("export/to_nb.py", inference, "--target", target, "--out", nb)
-        parts += [f"--{task}", str(nb)]
-    _run("export/bundle.py", *parts, "--out", work / name)
+        parts += [f"--{task}", nb]
+        sources.append(inference)
+    _run("export/bundle.py", *parts, "--inference", *sources, "--out", work / name)
     return work / name
 
 

@@ -1,60 +1,102 @@
-"""Put detector, direction classifier and recognizer into the one folder that the pipeline and the phone load.
+"""Put detector, direction classifier and recognizer into the one folder that runtime, app and phone load.
 
-    python export/bundle.py --det NB --cls NB --rec NB --out DIR
+    python export/bundle.py --det NB --cls NB --rec NB --inference DET CLS REC [--charset FILE] [--images DIR] --out DIR
+    python export/bundle.py --check DIR
 
-The three are checked first: their roles, one machine, one opt version, a charset that fits the recognizer's output.
+The three are checked first: role by output, one machine, one opt version, a charset that fits, the input's height.
+The inference models that the .nb files were made from say what the bundle's self test expects. --check proves an
+existing bundle; exit 1 with the finding when it falls short.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import shutil
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import artifact
 import command
 from artifact import ArtifactError, Manifest
-from command import ModelError
+from command import ModelError, UsageError
 from export import nb_file, to_nb
 from export.nb_file import NbFile
 from lite_runtime import bundle as sealed
+from lite_runtime import self_test
+from lite_runtime.bundle import ROLES, Models
+from lite_runtime.engine import this_machine
 
 COMMAND = "export/bundle.py"
-ROLES = ("det", "cls", "rec")
+NAMES = {"det": "detector", "cls": "direction classifier", "rec": "recognizer"}
+CHARSET = "charset.txt"
+TIMEOUT_S = 300
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=COMMAND, description="Bundle three .nb artifacts of one machine.")
-    for role, name in zip(ROLES, ("detector", "direction classifier", "recognizer"), strict=True):
-        parser.add_argument(f"--{role}", type=Path, required=True, metavar="NB", help=f"nb artifact of the {name}")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write; must not exist yet")
+    parser = argparse.ArgumentParser(
+        prog=COMMAND, description="Bundle three .nb artifacts of one machine, or check it."
+    )
+    for role, name in NAMES.items():
+        parser.add_argument(f"--{role}", type=Path, metavar="NB", help=f"nb artifact of the {name}")
+    parser.add_argument(
+        "--inference", type=Path, nargs=3, metavar=("DET", "CLS", "REC"), help="what the .nb files were made from"
+    )
+    parser.add_argument("--charset", type=Path, metavar="FILE", help="charset (default: the recognizer's own)")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="self-test images (default: parts of samples/)")
+    parser.add_argument("--out", type=Path, help="folder to write; must not exist yet")
+    parser.add_argument("--check", type=Path, metavar="DIR", help="check this bundle instead of making one")
     command.add_common(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    manifest = bundle({role: getattr(args, role) for role in ROLES}, args.out)
-    models = manifest.extra["models"]
+    parts = {role: getattr(args, role) for role in ROLES}
+    if args.check is not None:
+        if any((*parts.values(), args.inference, args.charset, args.images, args.out)):
+            raise UsageError("expected --check DIR alone, found options of a bundle to make; leave them out")
+        return _run_check(args)
+    given = {**{f"--{role}": parts[role] for role in ROLES}, "--inference": args.inference, "--out": args.out}
+    if missing := [name for name, value in given.items() if value is None]:
+        raise UsageError(f"expected {', '.join(given)}, found no {missing[0]}; see --help")
+    inference = dict(zip(ROLES, args.inference, strict=True))
+    manifest = bundle(parts, args.out, inference=inference, charset=args.charset, images=args.images)
+    models, tests = manifest.extra["models"], manifest.extra["self_test"]
     rows = [(role, m["name"], m["precision"], f"{m['bytes']:,}") for role, m in models.items()]
-    rows.append(("total", "", "", f"{sum(m['bytes'] for m in models.values()):,}"))
-    text = command.table(("role", "model", "precision", ".nb bytes"), rows)
-    target = manifest.extra["target"]
-    tail = f"bundle for {target}, opt {manifest.extra['opt_version']}, written to {args.out}"
+    rows.append(("self test", f"{tests['images']} images, {tests['lines']} lines", "", f"{tests['bytes']:,}"))
+    rows.append(("total", "", "", f"{sum(record['bytes'] for record in manifest.files.values()):,}"))
+    text = command.table(("role", "model", "precision", "bytes"), rows)
+    tail = f"bundle for {manifest.extra['target']}, opt {manifest.extra['opt_version']}, written to {args.out}"
     command.emit(args, {"out": str(args.out), **manifest.extra}, f"{text}\n{tail}")
-    return 0
+    return command.EXIT_DONE
 
 
-def bundle(folders: dict[str, Path], out: str | Path) -> Manifest:
-    """Copy the nb artifact of each role (det, cls, rec) into `out` and return the bundle's manifest.
+def bundle(
+    folders: Mapping[str, Path],
+    out: str | Path,
+    *,
+    inference: Mapping[str, Path],
+    charset: Path | None = None,
+    images: Path | None = None,
+) -> Manifest:
+    """Copy the nb artifact of each role into `out`, add its self test, and return the bundle's manifest.
 
-    Raises ArtifactError or ModelError with one line; `out` is then not created.
+    Raises ArtifactError, ModelError or UsageError with one line; `out` is then not created.
     """
-    manifests, files = {}, {}
-    for role, folder in folders.items():
-        manifests[role] = artifact.load(folder, kind="nb", task=role)
-        files[role] = nb_file.read(Path(folder) / to_nb.FILE)
-        check(Path(folder), manifests[role], files[role])
+    manifests = {role: artifact.load(folders[role], kind="nb", task=role) for role in ROLES}
+    files = {role: nb_file.read(Path(folders[role]) / to_nb.FILE) for role in ROLES}
+    if charset is not None:
+        manifests["rec"] = _with_charset(manifests["rec"], charset)
+    labels = _labels(Path(folders["rec"]), manifests["rec"], charset)
+    for role in ROLES:
+        check(str(folders[role]), role, manifests[role], files[role], len(labels))
+        check_source(folders[role], manifests[role], inference[role])
     target = _agree(folders, {role: m.extra["target"] for role, m in manifests.items()}, "target")
     version = _agree(folders, {role: nb.opt_version for role, nb in files.items()}, "opt version")
     models: dict[str, Any] = {
@@ -66,32 +108,141 @@ def bundle(folders: dict[str, Path], out: str | Path) -> Manifest:
         }
         for role, manifest in manifests.items()
     }
-    extra = {"target": target, "opt_version": version, "models": models}
+    # Paddle's library exports zlib functions of its own: bind Python's before it comes in.
+    zlib.decompress(zlib.compress(b"paddle"))
+    from export import expected
+
+    pictures = expected.read_images(images) if images else expected.default_images()
     with artifact.create(out) as temporary:
-        for role, folder in folders.items():
-            _copy(Path(folder), manifests[role], temporary / role)
+        for role in ROLES:
+            _copy(Path(folders[role]), manifests[role], temporary / role, charset if role == "rec" else None)
+        run = expected.write(temporary, pictures, inference, manifests, labels)
+        test = temporary / sealed.SELF_TEST
+        tested = {
+            "engine": run.engine,
+            "images": len(run.images),
+            "lines": sum(len(image.lines) for image in run.images),
+            "bytes": sum(path.stat().st_size for path in test.rglob("*") if path.is_file()),
+        }
+        extra = {"target": target, "opt_version": version, "models": models, "self_test": tested}
         manifest = Manifest(kind="bundle", task="system", name=Path(out).resolve().name, extra=extra)
-        return sealed.write(temporary, manifest, COMMAND)
+        manifest = sealed.write(temporary, manifest, COMMAND)
+        if target == this_machine():
+            _run_here(temporary)
+        return manifest
 
 
-def check(folder: Path, manifest: Manifest, nb: NbFile) -> None:
-    """Prove that an nb artifact's file is what its manifest says. Raises ArtifactError or ModelError."""
+def _run_here(folder: Path) -> None:
+    """Run the new bundle's self test where its models can run. Raises ModelError when they compute something else."""
+    argv = [sys.executable, str(Path(self_test.__file__)), str(folder), "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(artifact.__file__).parent)}
+    try:
+        done = subprocess.run(
+            argv,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=TIMEOUT_S,
+            check=False,
+            env=environment,
+        )
+    except subprocess.TimeoutExpired:
+        raise ModelError(
+            f"expected the self test within {TIMEOUT_S} s, found it still busy; give smaller images"
+        ) from None
+    if done.returncode == command.EXIT_CHECK_FAILED:
+        failed = next(record for record in json.loads(done.stdout)["checks"] if not record["passed"])
+        raise ModelError(
+            f"expected the .nb files to compute what their inference models compute, found that {failed['what']} of "
+            f"{failed['image']} differs by {failed['difference']}; find where with export/check_parity.py"
+        )
+    if done.returncode:
+        said = command.one_line(done.stderr).replace(f"{folder}/", "")
+        raise ModelError(f"expected the new bundle to run here, found: {said[-300:]}")
+
+
+def check(name: str, role: str, manifest: Manifest, nb: NbFile, classes: int) -> None:
+    """Prove that a .nb file is what its manifest says and what its role needs. classes: blank, charset, space.
+
+    Raises ArtifactError or ModelError.
+    """
     for key in ("target", "precision"):
         if not isinstance(manifest.extra.get(key), str):
-            raise ArtifactError(f"{folder}: expected extra.{key} in the manifest, found none; convert the model again")
-    to_nb.check(nb, manifest.extra["target"], manifest.extra["precision"], str(folder))
-    if manifest.task != "rec":
-        return
-    classes = nb.output_shape[-1] if nb.output_shape else -1
-    labels = len(artifact.charset_labels(artifact.read_charset(folder, manifest), manifest.charset.space))  # type: ignore[union-attr]
-    if classes != labels:
+            raise ArtifactError(f"{name}: expected extra.{key} in the manifest, found none; convert the model again")
+    if manifest.extra["precision"] not in self_test.OUTPUT_TOLERANCE:
         raise ModelError(
-            f"{folder}: expected a recognizer of {labels} classes as its charset has, found {classes}; "
+            f"{name}: expected a precision {' | '.join(self_test.OUTPUT_TOLERANCE)}, found "
+            f"{manifest.extra['precision']}, whose answers Paddle cannot tell for the self test; bundle another variant"
+        )
+    to_nb.check(nb, manifest.extra["target"], manifest.extra["precision"], name)
+    rank = {"det": 4, "cls": 2, "rec": 3}[role]
+    shape = nb.output_shape
+    if len(shape) != rank:
+        raise ModelError(
+            f"{name}: expected a {NAMES[role]}, whose output has {rank} sides, found {list(shape)}; give another model"
+        )
+    if role == "det" and shape[1] != 1:
+        raise ModelError(f"{name}: expected one probability map of a detector, found {shape[1]}; give another model")
+    angles = len(manifest.post.get("labels", ("0", "180")))
+    if role == "cls" and shape[1] != angles:
+        raise ModelError(f"{name}: expected {angles} directions of a classifier, found {shape[1]}; give another model")
+    if role == "rec" and shape[-1] != classes:
+        raise ModelError(
+            f"{name}: expected a recognizer of {classes} classes as its charset has, found {shape[-1]}; "
             "use the charset that the model was trained with"
+        )
+    _check_height(name, role, manifest, nb)
+
+
+def check_source(folder: Path, manifest: Manifest, inference: Path) -> None:
+    """Prove that an nb artifact was made from an inference model, where both have manifests that say so."""
+    if not (inference / artifact.MANIFEST).is_file():
+        if manifest.parent is not None:
+            raise ArtifactError(
+                f"{inference}: expected the inference artifact that {folder} was made from, found a folder without "
+                f"{artifact.MANIFEST}; give the artifact"
+            )
+        return  # a published folder, converted as such: expected() runs it, and the self test tells whether they agree
+    artifact.load(inference, kind="inference", task=manifest.task)
+    if manifest.parent != artifact.digest(inference):
+        raise ArtifactError(
+            f"{inference}: expected the inference artifact that {folder} was made from, found another; "
+            "give its own, or convert this one with export/to_nb.py"
         )
 
 
-def _agree(folders: dict[str, Path], values: dict[str, str], what: str) -> str:
+def _check_height(name: str, role: str, manifest: Manifest, nb: NbFile) -> None:
+    """A recognizer collapses the height that it was made for, 32 or 48 px, into one row."""
+    var = nb.vars.get(nb.inputs[0])
+    height = var.shape[2] if var and len(var.shape) == 4 else -1
+    assert manifest.input is not None
+    if role == "rec" and -1 not in (height, manifest.input.shape[2]) and height != manifest.input.shape[2]:
+        raise ModelError(
+            f"{name}: expected an input of {manifest.input.shape[2]} px height as its manifest has, found {height}; "
+            "convert the model again with the settings that it was trained with"
+        )
+
+
+def _with_charset(manifest: Manifest, path: Path) -> Manifest:
+    """The manifest with another charset of as many classes."""
+    classes = manifest.charset.classes if manifest.charset else None
+    for space in (True, False):
+        record = replace(artifact.charset_record(path, space=space), file=CHARSET)
+        if classes in (None, record.classes):
+            return manifest.replace(charset=record)
+    raise ModelError(
+        f"{path}: expected a charset of {classes - 2} entries, or {classes - 1} without the space, for {classes} "  # type: ignore[operator]
+        f"classes, found {len(artifact.read_charset_file(path))}; give the one that the model was trained with"
+    )
+
+
+def _labels(folder: Path, manifest: Manifest, charset: Path | None) -> list[str]:
+    entries = artifact.read_charset_file(charset) if charset else artifact.read_charset(folder, manifest)
+    assert manifest.charset is not None
+    return artifact.charset_labels(entries, manifest.charset.space)
+
+
+def _agree(folders: Mapping[str, Path], values: dict[str, str], what: str) -> str:
     """The value that all three have."""
     first = next(iter(values.values()))
     for role, value in values.items():
@@ -103,12 +254,109 @@ def _agree(folders: dict[str, Path], values: dict[str, str], what: str) -> str:
     return first
 
 
-def _copy(source: Path, manifest: Manifest, to: Path) -> None:
+def _copy(source: Path, manifest: Manifest, to: Path, charset: Path | None) -> None:
     """The manifest and the files that it lists, nothing that merely lies beside them."""
     to.mkdir()
-    for name in (artifact.MANIFEST, *manifest.files):
+    for name in manifest.files:
         (to / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, to / name)
+    if charset is None:
+        shutil.copyfile(source / artifact.MANIFEST, to / artifact.MANIFEST)
+    else:
+        shutil.copyfile(charset, to / CHARSET)
+        artifact.write(to, manifest.replace(parent=artifact.digest(source)), COMMAND)
+
+
+def _run_check(args: argparse.Namespace) -> int:
+    folder = args.check
+    # What is no bundle at all is a wrong argument; everything else is a finding about the bundle.
+    if not (folder / artifact.MANIFEST).is_file():
+        artifact.load(folder)
+    rows: list[tuple[str, str, str]] = []
+    for what, probe in checks(folder):
+        try:
+            rows.append((what, probe(), "ok"))
+        except (ArtifactError, ModelError, UsageError) as error:
+            rows.append((what, str(error), "DIFFERS"))
+            break
+    passed = rows[-1][2] == "ok"
+    verdict = f"{folder}: {'whole and consistent' if passed else 'not to be used'}"
+    records = [dict(zip(("what", "found", "result"), row, strict=True)) for row in rows]
+    text = f"{command.table(('what', 'found', ''), rows)}\n\n{verdict}"
+    command.emit(args, {"bundle": str(folder), "passed": passed, "checks": records}, text)
+    return command.EXIT_DONE if passed else command.EXIT_CHECK_FAILED
+
+
+def checks(folder: Path) -> list[tuple[str, Callable[[], str]]]:
+    """(what, probe) of everything that can be proved about a bundle without running its models, in order.
+
+    A probe says what it found, and raises ArtifactError or ModelError for what must not be.
+    """
+    found: list[Models] = []
+
+    def files() -> str:
+        found.append(sealed.read(folder))
+        assert found[0].bundle is not None
+        return f"{len(found[0].bundle.files)} files, each of its hash"
+
+    def model(role: str) -> Callable[[], str]:
+        return lambda: _check_role(found[0], role)
+
+    return [
+        ("files", files),
+        *((NAMES[role], model(role)) for role in ROLES),
+        ("library here", lambda: _check_library(found[0])),
+        ("self test", lambda: _check_self_test(found[0])),
+    ]
+
+
+def _check_role(models: Models, role: str) -> str:
+    manifest, nb = models.manifests[role], nb_file.read(models.nb(role))
+    assert models.bundle is not None
+    check(str(models.folders[role]), role, manifest, nb, len(models.labels))
+    if nb.opt_version != models.bundle.extra["opt_version"]:
+        raise ModelError(
+            f"{models.nb(role)}: expected opt version {models.bundle.extra['opt_version']} as the bundle has, found "
+            f"{nb.opt_version}; make the bundle again"
+        )
+    if "kernels" in manifest.extra and manifest.extra["kernels"] != nb.kernels():
+        raise ModelError(
+            f"{models.nb(role)}: expected the kernels that its manifest lists, found others; convert again"
+        )
+    parts = [manifest.name, manifest.extra["precision"], f"{manifest.extra['target']}, opt {nb.opt_version}"]
+    return ", ".join([*parts, f"{len(models.labels)} classes"] if role == "rec" else parts)
+
+
+def _check_library(models: Models) -> str:
+    """What the version rule says of the library that is installed here; another one on the phone decides there."""
+    from lite_runtime import versions
+    from lite_runtime.engine import library_version
+
+    assert models.bundle is not None
+    try:
+        library = library_version()
+    except ModelError:
+        return "none installed"
+    version = models.bundle.extra["opt_version"]
+    verdicts = [versions.judge(version, library, models.manifests[role].extra["precision"]) for role in ROLES]
+    worst = min(verdicts, key=lambda verdict: (verdict.allowed, not verdict.warning))
+    return f"{library}: {worst.warning or 'the version that the files were made for'}"
+
+
+def _check_self_test(models: Models) -> str:
+    from export import expected
+    from lite_runtime import preprocess
+
+    run = self_test.read_expected(models)
+    assert models.self_test is not None
+    for image in run.images:
+        picture = preprocess.read_image(models.self_test / image.image)
+        if difference := expected.replay(image, picture, models.manifests, models.labels):
+            raise ModelError(f"{models.self_test / image.image}: {difference}; make the bundle again")
+    lines = sum(len(image.lines) for image in run.images)
+    if not lines:
+        raise ModelError(f"{models.self_test}: expected lines of text, found none; make the bundle again with --images")
+    return f"{len(run.images)} images, {lines} lines by {run.engine}"
 
 
 if __name__ == "__main__":

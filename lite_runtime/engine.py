@@ -114,10 +114,15 @@ def read_targets(path: Path | str) -> NbTargets:
     )
 
 
+def this_machine(machine: str | None = None) -> str:
+    """The target, arm or x86, of this machine or of one that calls itself so."""
+    return "arm" if (machine or platform.machine()).lower().startswith(("arm", "aarch64")) else "x86"
+
+
 def check_runs_here(path: Path | str, machine: str | None = None) -> NbTargets:
     """Refuse a `.nb` file that would load on this machine and return garbage. Raises ModelError with the reason."""
     found = read_targets(path)
-    here = "arm" if (machine or platform.machine()).lower().startswith(("arm", "aarch64")) else "x86"
+    here = this_machine(machine)
     foreign = sorted(set(found.targets) - {"host", "any", here})
     if foreign:
         raise ModelError(
