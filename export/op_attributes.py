@@ -16,7 +16,7 @@ KERNEL = "__@kernel_type_attr@__"
 HALF = "_fp16"
 # So are the scales of each weight that is stored in fewer bits than it is computed in.
 STORED = "_quant_scale"
-_QUANTIZED = re.compile(r"\w+_scale|enable_int8|bit_length|quantization_type|fpga_static_quant")
+_QUANTIZED = re.compile(r"\w+_scale|enable_int8|bit_length|quantization_type|quantize_weight_bits|fpga_static_quant")
 # What quantization-aware training leaves: opt's passes may derive output scales from them, no kernel looks.
 _THRESHOLD = re.compile(r"out_threshold|\w+\d_threshold|skip_quant|with_quant_attr")
 
@@ -116,6 +116,6 @@ def known(op: str, name: str) -> bool:
         name in KEPT[op]
         or name in UNREAD
         or name == KERNEL
-        or name.endswith(HALF)
+        or name.endswith((HALF, STORED))
         or bool(_QUANTIZED.fullmatch(name) or _THRESHOLD.fullmatch(name))
     )

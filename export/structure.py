@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from artifact import Manifest
-from export import diet, nb_file, opt, parity, program
+from export import conversion, diet, fixes, nb_file, opt, parity, program
 from export.nb_file import NbFile
 from export.parity import Finding
 from export.program import Program
@@ -33,20 +33,30 @@ def check_nb(folder: Path, manifest: Manifest, inference: Path) -> list[Finding]
     findings.append(Finding(f"{name}: convolutions", f"{wanted} or fewer", had, 0 < sum(counts.values()) <= wanted))
     with tempfile.TemporaryDirectory() as temporary:
         # Conversion renames the weights; the file is compared with the program that opt saw.
-        model = prepared(original, manifest, Path(temporary))
+        model = _prepared(original, manifest, Path(temporary))
         if model.quantized:
             findings += _quantized(name, nb, model)
-        findings.append(_same_conversion(folder, nb, model, manifest))
+    findings.append(_same_conversion(folder, nb, original, manifest))
     if manifest.extra.get("diet"):
         findings.append(_same_undieted(name, nb, original, manifest))
     return findings
 
 
-def prepared(model: Program, manifest: Manifest, folder: Path) -> Program:
+def _prepared(model: Program, manifest: Manifest, folder: Path) -> Program:
     """The program that opt saw when it made the nb artifact. folder: empty, for its files."""
     if "diet" not in manifest.extra:
         return model  # made before there was one
-    return diet.before_opt(model, folder, keep_attributes=not manifest.extra["diet"])
+    mended, slim = folder / "mended", folder / "slim"
+    mended.mkdir()
+    slim.mkdir()
+    if _mends(manifest):
+        model = fixes.apply(model, _mends(manifest), mended)
+    return diet.before_opt(model, slim, keep_attributes=not manifest.extra["diet"])
+
+
+def _mends(manifest: Manifest) -> list[str]:
+    """Names of the traps that --fix got the program out of."""
+    return [finding["trap"] for finding in manifest.extra.get("fixed", ())]
 
 
 def _quantized(name: str, nb: NbFile, model: Program) -> list[Finding]:
@@ -89,9 +99,7 @@ def _same_conversion(folder: Path, nb: NbFile, model: Program, manifest: Manifes
     what = f"{folder.name}: a fresh conversion"
     with tempfile.TemporaryDirectory() as temporary:
         fresh = Path(temporary) / FILE
-        again = _convert(model, manifest, fresh)
-        if manifest.extra.get("diet"):
-            diet.after_opt(fresh)
+        again = _convert(model, manifest, fresh, slim=manifest.extra.get("diet", False))
         if again.opt_version != nb.opt_version:
             found = f"made by {again.opt_version}, not {nb.opt_version}: not compared"
             return Finding(what, "the same bytes", found, True)
@@ -99,18 +107,20 @@ def _same_conversion(folder: Path, nb: NbFile, model: Program, manifest: Manifes
         return Finding(what, "the same bytes", "the same bytes" if same else "other bytes", same)
 
 
-def _same_undieted(name: str, nb: NbFile, original: Program, manifest: Manifest) -> Finding:
+def _same_undieted(name: str, nb: NbFile, model: Program, manifest: Manifest) -> Finding:
     """Convert without the diet and compare what the runtime reads."""
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        whole = _convert(diet.before_opt(original, folder, keep_attributes=True), manifest, folder / FILE)
+        whole = _convert(model, manifest, Path(temporary) / FILE, slim=False)
         compared = diet.same_program(whole, nb)
     wrong = [f"{finding.what}: {finding.found}" for finding in compared if not finding.passed]
     found = "; ".join(wrong) or f"the same, {nb.topology_bytes / whole.topology_bytes:.0%} of the topology's bytes"
     return Finding(f"{name}: without the diet", "the same ops, kernels, weights, scales", found, not wrong)
 
 
-def _convert(model: Program, manifest: Manifest, out: Path) -> NbFile:
-    fp16 = manifest.extra.get("precision") == "fp16"
-    opt.convert(model.model, model.params, out, target=manifest.extra.get("target", ""), fp16=fp16)
+def _convert(model: Program, manifest: Manifest, out: Path, *, slim: bool) -> NbFile:
+    target, precision = manifest.extra.get("target", ""), manifest.extra.get("precision", "")
+    if "diet" not in manifest.extra:
+        opt.convert(model.model, model.params, out, target=target, fp16=precision == "fp16")
+        return nb_file.read(out)
+    conversion.make_nb(model, out, target=target, precision=precision, slim=slim, mends=_mends(manifest))
     return nb_file.read(out)
