@@ -133,8 +133,10 @@ def _import(source: Source, out: Path, model: str | None, charset: Path | None, 
         chosen, space = _charset(source, card, charset)
     elif charset is not None:
         raise command.UsageError(f"{path}: expected --charset for a recognizer only, found a {card.task} model")
-    paddle.seed(0)  # what the source does not hold is the same in every import
-    layer = catalogue.build(network)
+    # What the source does not hold, and the global names that Paddle saves beside the weights, are always the same.
+    paddle.seed(0)
+    with paddle.utils.unique_name.guard():
+        layer = catalogue.build(network)
     if source.arrays is None:
         missing = checkpoints.import_published(layer, path)
     else:

@@ -4,7 +4,6 @@ import hashlib
 
 import numpy as np
 import pytest
-from https_server import Server
 
 from command import ModelError, UsageError
 from ocr_models import downloads
@@ -13,24 +12,10 @@ BODY = np.random.default_rng(0).bytes(300_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("tls"))
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def server(running, tmp_path, monkeypatch):
-    """The server without faults, trusted, and an empty cache."""
-    running.files, running.faults, running.asked = {"det.tar": BODY}, [], []
-    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(running.ca))
-    monkeypatch.setenv("PPOCR_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(downloads, "PAUSE_S", 0.0)
-    monkeypatch.setattr(downloads, "TIMEOUT_S", (5.0, 5.0))
-    return running
+@pytest.fixture(autouse=True)
+def stocked(request):
+    if "server" in request.fixturenames:
+        request.getfixturevalue("server").files["det.tar"] = BODY
 
 
 def kept():
