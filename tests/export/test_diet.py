@@ -219,8 +219,8 @@ def test_published_models(convert, published, name):
         assert all(finding.passed for finding in diet.same_program(whole, slim))
     task = next(task for task in SHAPES if f"_{task}_" in name)
     found = run_on_x86([(convert(folder, "x86", keep=keep), task) for keep in (True, False)])
-    whole, slim = found.values()
-    assert all(a.tobytes() == b.tobytes() for a, b in zip(whole, slim, strict=True))
+    kept, dieted = found.values()
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(kept, dieted, strict=True))
 
 
 @pytest.mark.parametrize("name", ["det_db", "cls", "rec_crnn"])

@@ -36,14 +36,6 @@ def test_difference(reference, other, expected):
     assert found.cosine == pytest.approx(expected.cosine)
 
 
-def test_same_boxes():
-    box = np.array([[[0, 0], [9, 0], [9, 5], [0, 5]]], np.float32)
-    assert parity.same_boxes(box, box + 1)
-    assert not parity.same_boxes(box, box + 2)
-    assert not parity.same_boxes(box, np.zeros((0, 4, 2), np.float32))
-    assert parity.same_boxes(np.zeros((0, 4, 2)), np.zeros((0, 4, 2)))
-
-
 def test_to_int8():
     weight = np.array([[1.0, -2.0], [0.5, 0.25], [0.0, 0.0]])
     assert parity.to_int8(weight, 0).tolist() == [[64, -127], [127, 64], [0, 0]]  # 63.5 goes to the even 64
@@ -65,16 +57,21 @@ def small_page(tmp_path) -> list[str]:
     return ["--images", str(folder)]
 
 
-@pytest.mark.parametrize(("task", "shapes"), [("det", 3), ("cls", 3), ("rec", 7)])
-def test_float_stages_agree(stages, capsys, small_page, task, shapes):
+@pytest.mark.parametrize(("task", "cases"), [("det", 3), ("cls", 3), ("rec", 7 + 2)])
+def test_float_stages_agree(stages, capsys, small_page, task, cases):
     folder = stages(task)
     extra = small_page if task == "det" else []
     folders = (folder / name for name in ("checkpoint", "inference", "x86", "arm"))
     code, report = compare(*folders, capsys=capsys, extra=extra)
     assert (code, report["passed"], report["first_failure"], report["note"]) == (0, True, "", "")
-    assert len(report["rungs"]) == 3 * (shapes + 1)  # as saved, fused, x86; the first input twice
+    assert len(report["rungs"]) == 3 * cases  # as saved, fused, x86
     assert {rung["stage"] for rung in report["rungs"]} == {"inference, as saved", "inference, fused", "x86, x86"}
-    assert len({rung["case"] for rung in report["rungs"]}) == shapes + 1
+    assert len({rung["case"] for rung in report["rungs"]}) == cases
+    asked = {(repeat["stage"], repeat["order"], repeat["runs"]) for repeat in report["repeats"]}
+    stages_asked = ("network", "inference, as saved", "inference, fused", "x86, x86")
+    assert asked == {(stage, *again) for stage in stages_asked for again in (("A, B, A", 2), ("20 times", 20))}
+    assert all(repeat["identical"] == repeat["runs"] for repeat in report["repeats"])
+    assert report["not_measured"][-1].startswith("phone: not measured")
 
 
 @pytest.mark.parametrize("task", ["det", "cls"])
@@ -99,7 +96,7 @@ def test_perturbed_weights_are_found(stages, tmp_path, capsys):
     assert code == 1
     assert report["first_failure"] == "inference, as saved"
     assert "made from another checkpoint" in report["note"]
-    passed = {rung["stage"]: rung["passed"] for rung in report["rungs"] if "again" not in rung["case"]}
+    passed = {rung["stage"]: rung["passed"] for rung in report["rungs"]}
     assert passed == {"inference, as saved": False, "inference, fused": False, "x86, x86": True}
     fresh = next(finding for finding in report["structure"] if "fresh" in finding["what"])
     assert not fresh["passed"]
@@ -129,7 +126,7 @@ def test_changed_int8_weight_is_found(stages, tmp_path):
     weight = struct.unpack_from("b", data, at)[0]
     path.write_bytes(data[:at] + struct.pack("b", weight - 9 if weight > 0 else weight + 9) + data[at + 1 :])
     failed = [f.what for f in structure.check_nb(nb_folder, manifest, folder / "inference") if not f.passed]
-    assert failed == ["arm: int8 weights", "arm: a fresh conversion"]
+    assert failed == ["arm: int8 weights", "arm: a fresh conversion", "arm: without the diet"]
 
 
 def test_images_of_a_folder(stages, tmp_path, capsys):
