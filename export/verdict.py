@@ -43,42 +43,36 @@ def judge(
     nb: NbFile, program: Program, precision: str, *, target: str, slim: bool, mends: Sequence[str] = ()
 ) -> Verdict | None:
     """Compare a file with the fp32 one of the same network; None for fp32. Raises ModelError for damaged weights."""
-    if precision == "fp32":
-        return None
-    share, counted = _share(nb, precision)
-    if precision == "fp16":
-        return _verdict(precision, [counted], [] if share >= ENOUGH else ["most convolutions stay in fp32"])
+    if precision in ("fp32", "fp16"):  # fp16 files hold fp32 weights
+        return None if precision == "fp32" else compare(nb, None, precision)
     with tempfile.TemporaryDirectory(prefix="float.") as scratch:
         twin = program if precision in WEIGHT_BITS else without_quantizers(program, Path(scratch))
         if twin is None:
-            short = [] if share >= ENOUGH else ["most convolutions stay in fp32"]
-            return _verdict(precision, [counted, "not compared with a fp32 file: its weights are no floats"], short)
+            return compare(nb, None, precision)
         path = Path(scratch) / "float.nb"
         conversion.make_nb(twin, path, target=target, precision="fp32", slim=slim, mends=mends)
-        other = nb_file.read(path)
-    facts = [f"{nb.size_bytes:,} bytes against {other.size_bytes:,} in fp32"]
-    short = [] if nb.size_bytes < other.size_bytes else ["the file is not smaller"]
-    if precision in WEIGHT_BITS:
-        steps = weight_error(nb, other)
-        facts.append(f"weights within {steps:.2f} of a step; size, not speed")
-    else:
-        facts.insert(0, counted)
-        short += [] if share >= ENOUGH else ["most convolutions stay in fp32"]
-    return _verdict(precision, facts, short, other.size_bytes)
+        return compare(nb, nb_file.read(path), precision)
 
 
-def _verdict(precision: str, facts: list[str], short: list[str], float_bytes: int | None = None) -> Verdict:
+def compare(nb: NbFile, other: NbFile | None, precision: str) -> Verdict:
+    """Kernels for what runs in fewer bits, bytes for what is stored in fewer. other: the fp32 file, if there is one."""
+    facts, short = [], []
+    if precision not in WEIGHT_BITS:
+        counts = convolutions(nb)
+        found, total = counts.get(precision, 0), sum(counts.values())
+        facts.append(f"{found} of {total} convolutions {precision}")
+        short += ["most convolutions stay in fp32"] if found < ENOUGH * total else []
+    if other is not None:
+        facts.append(f"{nb.size_bytes:,} bytes against {other.size_bytes:,} in fp32")
+        short += [] if nb.size_bytes < other.size_bytes else ["the file is not smaller"]
+    elif precision == "int8":
+        facts.append("not compared with a fp32 file, as its weights are no floats")
+    if precision in WEIGHT_BITS and other is not None:
+        facts.append(f"weights within {weight_error(nb, other):.2f} of a step; size, not speed")
     text = f"{precision}: {', '.join(facts)}"
     if short:
         text += f"; {precision} bought nothing here: {', '.join(short)}"
-    return Verdict(not short, text, float_bytes)
-
-
-def _share(nb: NbFile, precision: str) -> tuple[float, str]:
-    counts = convolutions(nb)
-    total = sum(counts.values())
-    found = counts.get(precision, 0)
-    return found / max(total, 1), f"{found} of {total} convolutions {precision}"
+    return Verdict(not short, text, other.size_bytes if other else None)
 
 
 def without_quantizers(program: Program, folder: Path) -> Program | None:
