@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import shutil
 import sys
 import tempfile
@@ -76,7 +75,7 @@ def _finetune(args: argparse.Namespace, manifest: Manifest, folder: Path) -> int
     import paddle
 
     from ocr_models import catalogue, checkpoints
-    from slim import scoring
+    from slim import ranks, scoring
     from slim.cpu_training import fast_convolutions
     from slim.tasks import open_task
     from slim.training import Interrupted, Trainer
@@ -84,9 +83,8 @@ def _finetune(args: argparse.Namespace, manifest: Manifest, folder: Path) -> int
     # paddle says at every batch norm that it does what it always does in train mode.
     warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
     cv2.setNumThreads(1)  # the reading thread must not take the training's cores
-    if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1:
-        paddle.distributed.init_parallel_env()
-    first = paddle.distributed.get_rank() == 0
+    ranks.begin()
+    first = ranks.first()
     charset = artifact.read_charset(folder, manifest) if manifest.charset else []
     validation = scoring.find_labels(args.val or args.data, manifest.task)
     task = open_task(manifest, recipe, args.data, args.val or args.data, charset)

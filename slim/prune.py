@@ -65,14 +65,16 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     for option in ("ratio", "params_ratio", "flops_ratio"):
         _check_share(f"--{option.replace('_', '-')}", getattr(args, option))
-    settings, differences = slimming.read_config(args.config or CONFIGS / "prune.yaml", "prune")
+    path = args.config or CONFIGS / "prune.yaml"
+    settings, differences = slimming.read_config(path, "prune")
     try:
         config = PruneSettings(**settings)
     except TypeError:
-        raise command.UsageError(f"{args.config}: expected multiple and ratio under prune, found {settings}") from None
+        raise command.UsageError(f"{path}: expected multiple and ratio under prune, found {settings}") from None
     job = slimming.open_job(args, "prune.py", differences)
 
     from ocr_models import checkpoints
+    from slim import ranks
     from slim.pruning import FilterPruner
     from slim.training import Interrupted
 
@@ -88,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
             f"{config.multiple}; prune more"
         )
     plan = _earlier_plan(job).compose(later)
+    ranks.agree("prune plan", _digest(plan))
     pruner.prune(pruner.ratios(ratio, config.multiple))
     network, difference = _rebuild(job, original, plan)
     size_after = job.size(network)

@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import os
 import shutil
 import sys
 import warnings
@@ -23,6 +22,7 @@ import yaml
 import artifact
 import command
 from artifact import ArtifactError, Manifest
+from ocr_models.reference import REFERENCE_SHAPES
 from slim.recipes import CONFIGS, TASKS, Recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 
     from slim.training import Task, Trainer
 
-# Where a network takes any size, the one that its work is counted at.
-REFERENCE_PX = {"det": (640, 640), "rec": (32, 320), "cls": (48, 192)}
+REFERENCE_PX = {task: shape[2:] for task, shape in REFERENCE_SHAPES.items()}
 
 
 @dataclass(frozen=True)
@@ -63,14 +62,14 @@ class Job:
 
     @property
     def reference_shape(self) -> tuple[int, int, int, int]:
-        return (1, 3, *REFERENCE_PX[self.manifest.task])
+        return REFERENCE_SHAPES[self.manifest.task]
 
     @property
     def first(self) -> bool:
         """Whether this process is the one that validates and writes."""
-        import paddle
+        from slim import ranks
 
-        return paddle.distributed.get_rank() == 0
+        return ranks.first()
 
     def measure(self, network: nn.Layer) -> dict[str, Any]:
         """The metrics of a network, as they stand before and after."""
@@ -143,14 +142,14 @@ def open_job(args: argparse.Namespace, name: str, differences: dict[str, dict[st
     import cv2
     import paddle
 
+    from slim import ranks
     from slim.scoring import find_labels
     from slim.tasks import open_task
 
     # Said by paddle at every batch norm of every network.
     warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
     cv2.setNumThreads(1)  # the reading thread must not take the training's cores
-    if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1:
-        paddle.distributed.init_parallel_env()
+    ranks.begin()
     paddle.seed(recipe.seed)
     charset = artifact.read_charset(args.artifact, manifest) if manifest.charset else []
     task = open_task(manifest, recipe, args.data, args.val or args.data, charset)

@@ -19,6 +19,8 @@ from paddle import distributed
 
 from command import ModelError, UsageError
 from ocr_models import checkpoints
+from slim import ranks
+from slim.not_finite import first_not_finite
 from slim.recipes import Recipe, learning_rate
 from slim.run_state import STATE, RunState, load_state
 from slim.sampling import Draw, Feeder, Sampler
@@ -93,6 +95,7 @@ class Trainer:
 
         Raises Interrupted after saving, ModelError for a loss that is no number, OSError for a full disk.
         """
+        ranks.meet()  # the first process may have measured the model; DataParallel does not wait that long
         paddle.seed(self.recipe.seed + self.rank)
         model = paddle.DataParallel(self.network) if self.ranks > 1 else self.network
         self.network.train()
@@ -117,9 +120,10 @@ class Trainer:
                     if self.folder and not (self.folder / STATE).exists():
                         self._save(feeder.state)  # what on_best writes must never be there without a state to resume
                     self._validate(meter)
-                if last or self._stop or self.step % self.recipe.save_every == 0:
+                stop = ranks.any_of(self._stop)
+                if last or stop or self.step % self.recipe.save_every == 0:
                     self._save(feeder.state)
-                if self._stop:
+                if stop:
                     raise Interrupted(f"interrupted at step {self.step}")
         return self.best
 
@@ -130,8 +134,9 @@ class Trainer:
         loss, parts = self.task.loss(model, batch)
         value = float(loss)
         if not np.isfinite(value):
+            where = first_not_finite(self.network, self.tensors, lambda network: self.task.loss(network, batch))
             raise ModelError(
-                f"step {self.step + 1}: the loss is {value}, first seen in {self._culprit(batch)}; "
+                f"step {self.step + 1}: the loss is {value}, first seen in {where}; "
                 "lower --lr or resume from the last state"
             )
         loss.backward()
@@ -168,8 +173,7 @@ class Trainer:
                         self.on_best(metrics, self.step)
             shown = "  ".join(f"{name} {metrics[name]:.4f}" for name in metrics if isinstance(metrics[name], float))
             meter.say(f"step {self.step}  validation: {shown}  (best at step {self.best['step']})")
-        if self.ranks > 1:
-            distributed.barrier()
+        ranks.meet()
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -262,34 +266,6 @@ class Trainer:
             state[f"{names[structured]}_{kind}"] = paddle.to_tensor(array)
         if state:
             self.optimizer.set_state_dict(state)
-
-    def _culprit(self, batch: Any) -> str:
-        """The first weight, else the first layer output, that is not finite."""
-        for name, tensor in self.tensors.items():
-            if not np.isfinite(tensor.numpy()).all():
-                return f"the weights {name}"
-        seen: list[str] = []
-
-        def watch(name: str) -> Any:
-            def hook(_layer: Any, _inputs: Any, output: Any) -> None:
-                outputs = output if isinstance(output, (list, tuple)) else [output]
-                if any(isinstance(o, paddle.Tensor) and not np.isfinite(o.numpy()).all() for o in outputs):
-                    seen.append(name)
-
-            return hook
-
-        hooks = [
-            layer.register_forward_post_hook(watch(name))
-            for name, layer in self.network.named_sublayers()
-            if not layer.sublayers()
-        ]
-        try:
-            with paddle.no_grad():
-                self.task.loss(self.network, batch)
-        finally:
-            for handle in hooks:
-                handle.remove()
-        return f"the output of layer {seen[0]}" if seen else "the loss itself"
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

@@ -239,3 +239,11 @@ def test_bad_recipes(text, message, toys, tmp_path):
     config.write_text(text)
     with pytest.raises(UsageError, match=message):
         command(models["cls"], "--data", data, "--out", tmp_path / "p", "--config", config, "--steps", 0)
+
+
+def test_a_bad_default_recipe_is_named(toys, tmp_path, monkeypatch):
+    data, models, _ = toys
+    (tmp_path / "prune.yaml").write_text("prune: {share: 0.2}")
+    monkeypatch.setattr(prune, "CONFIGS", tmp_path)
+    with pytest.raises(UsageError, match=rf"^{tmp_path}/prune\.yaml: expected multiple and ratio under prune"):
+        command(models["cls"], "--data", data, "--out", tmp_path / "p", "--steps", 0)

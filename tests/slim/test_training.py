@@ -4,10 +4,12 @@ import os
 from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
 
 from command import ModelError, UsageError
 from slim import run_state
+from slim.not_finite import first_not_finite
 from slim.recipes import CONFIGS, learning_rate, load_recipe, parse_recipe
 from slim.run_state import STATE, RunState, load_state
 from slim.sampling import Draw, Feeder, Sampler
@@ -230,3 +232,29 @@ class TestRunState:
         with pytest.raises(ModelError, match="expected the state of a training run") as caught:
             load_state(tmp_path)
         assert "\n" not in str(caught.value)
+
+
+class Divides(paddle.nn.Layer):
+    """Puts out no number where its input is zero."""
+
+    def forward(self, x):
+        return x / x
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        pytest.param([Divides(), paddle.nn.ReLU()], "the output of layer 0", id="the first layer of two"),
+        pytest.param([paddle.nn.ReLU(), Divides()], "the output of layer 1", id="a later layer"),
+        pytest.param([paddle.nn.ReLU()], "the loss itself", id="no layer"),
+    ],
+)
+def test_where_a_loss_of_nan_begins(layers, expected):
+    network = paddle.nn.Sequential(*layers)
+    assert first_not_finite(network, {}, lambda network: network(paddle.zeros([1, 2]))) == expected
+
+
+def test_a_broken_weight_comes_first():
+    network = paddle.nn.Sequential(Divides())
+    weights = {"fine": paddle.ones([2]), "broken": paddle.to_tensor([1.0, float("inf")])}
+    assert first_not_finite(network, weights, lambda network: network(paddle.zeros([1]))) == "the weights broken"
