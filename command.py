@@ -74,6 +74,10 @@ def _attempt(prog: str, run: Callable[[argparse.Namespace], int], args: argparse
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return _fail(prog, f"expected free disk space, found none at {error.filename or 'the output'}; free some")
+        if error.errno == errno.EFBIG:
+            return _fail(
+                prog, f"expected to write {error.filename or 'the output'} whole, found a limit; see ulimit -f"
+            )
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             return _fail(prog, f"expected access to {error.filename}, found {error.strerror}; change its permissions")
         if error.errno in _PATH_ERRORS and error.filename is not None:

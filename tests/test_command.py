@@ -23,6 +23,7 @@ command.main(argparse.ArgumentParser(prog="verb"), run, native={native})
 """
 
 FULL = "verb: expected free disk space, found none at {}; free some\n"
+LIMITED = "verb: expected to write out/a whole, found a limit; see ulimit -f\n"
 
 
 def execute(body: str, native: bool = False, **kwargs) -> subprocess.CompletedProcess:
@@ -44,9 +45,13 @@ def execute(body: str, native: bool = False, **kwargs) -> subprocess.CompletedPr
         ("raise KeyboardInterrupt", 130, "verb: interrupted; finished work is kept\n"),
         ("open('setup.cfg/x')", 2, "verb: expected a usable path, found setup.cfg/x: Not a directory; give another\n"),
         ("raise OSError(28, 'No space', 'out/a')", 2, FULL.format("out/a")),
+        ("raise OSError(27, 'File too large', 'out/a')", 2, LIMITED),
         ("open('/dev/full', 'w').write('x' * 100000)", 2, FULL.format("the output")),
     ],
-    ids=["done", "check failed", "artifact", "usage", "model", "ctrl-c", "no folder", "full disk", "really full disk"],
+    ids=[
+        "done", "check failed", "artifact", "usage", "model", "ctrl-c", "no folder", "full disk", "file limit",
+        "really full disk",
+    ],
 )  # fmt: skip
 def test_exit_codes(body, code, stderr, native):
     done = execute(body, native)
