@@ -26,6 +26,7 @@ from export.tolerances import FUSED
 
 if TYPE_CHECKING:
     from export.ladder import Model
+    from export.ladder_phone import Phone
     from export.ladder_photos import Photo
     from export.ladder_report import Report
     from lite_runtime.bundle import Models
@@ -134,39 +135,36 @@ def climb(args: argparse.Namespace) -> Report:
 
     bundles = [bundle.read(folder) for folder in args.bundle]
     chosen = folders(args, bundles)
-    beside = [models.self_test for models in bundles if models.self_test]
-    phones = [
-        ladder_phone.open_phone(folder, [*beside, *([args.images] if args.images else [])]) for folder in args.phone
-    ]
+    recorded = _recordings(args, bundles)
     models = {
         task: ladder.open_model(f.checkpoint, f.inference, f.nbs, tolerance=args.tolerance)
         for task, f in chosen.items()
     }
     report = Report(list(models.values()))
-    system = {"det", "rec"} <= set(models)
+    expected = _photos(args, bundles) if "det" in models else []
     found = None
-    if system:
-        expected = _photos(args, beside)
-        recorded = [photo for phone in phones for photo in ladder_phone.photos(phone)]
-        photos = list({photo.key: photo for photo in [*expected, *recorded]}.values())
+    if {"det", "rec"} <= set(models):
+        theirs = [photo for run in recorded for photo in ladder_phone.photos(run)]
+        photos = list({photo.key: photo for photo in [*expected, *theirs]}.values())
         found = ladder_photos.climb(models, photos)
-        for phone in phones:
-            ladder_phone.climb_photos(found, phone)
-            if args.images or beside:
-                found.rungs += ladder_phone.missing(phone, expected)
+        for run in recorded:
+            ladder_phone.climb_photos(found, run)
         report.photos, report.pictures, report.unmeasured = found.rungs, found.pictures, found.unmeasured
     for task, model in models.items():
-        if args.data or not found:
+        if task == "det" and not args.data:
+            images = [photo.image for photo in (photos if found else expected)]
+        elif args.data or not found:
             folder = args.data / task if args.data else args.images
             images = parity_cases.read_images(folder, args.limit) if folder else parity_cases.draw_images(task)
-        elif task == "det":
-            images = [photo.image for photo in photos]
         else:
             images = ladder_photos.crops(found, photos) or parity_cases.draw_images(task)
         ladder.climb(model, images)
-        for phone in phones:
-            ladder_phone.climb_model(model, phone, _precision(model), found)
-    if not phones:
+        for run in recorded:
+            ladder_phone.climb_model(model, run, _precision(model), found)
+    if args.images or any(models.self_test for models in bundles):
+        for run in recorded[len(recorded) - len(args.phone) :]:
+            report.photos += ladder_phone.missing(run, expected)
+    if not args.phone:
         report.unmeasured.append("phone: not measured; record a run on the device and give its folder with --phone")
     if args.bisect:
         from export import culprit
@@ -177,11 +175,24 @@ def climb(args: argparse.Namespace) -> Report:
     return report
 
 
-def _photos(args: argparse.Namespace, beside: Sequence[Path]) -> list[Photo]:
+def _recordings(args: argparse.Namespace, bundles: Sequence[Models]) -> list[Phone]:
+    """What the bundles say that their models must answer, then what the phones answered."""
+    from export import ladder_phone
+
+    places = [models.self_test for models in bundles if models.self_test]
+    own = [ladder_phone.open_phone(folder, [], f"self test of {folder.parent.name}") for folder in places]
+    near = [*places, *([args.images] if args.images else [])]
+    return own + [ladder_phone.open_phone(folder, near, f"phone {folder.name}") for folder in args.phone]
+
+
+def _photos(args: argparse.Namespace, bundles: Sequence[Models]) -> list[Photo]:
     """What the whole system reads: the user's photos, else the bundles' own, else drawn pages."""
     from export import ladder_photos, parity_cases
 
-    places = [args.images or args.data / "det"] if args.images or args.data else beside
+    if args.images or args.data:
+        places = [args.images or args.data / "det"]
+    else:
+        places = [models.self_test for models in bundles if models.self_test]
     paths = [path for place in places for path in parity_cases.image_paths(place)[: args.limit]]
     return ladder_photos.read_photos(paths) if paths else ladder_photos.drawn(parity_cases.draw_images("det"))
 

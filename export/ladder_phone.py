@@ -33,7 +33,7 @@ class Phone:
     photos: dict[str, Photo]
 
 
-def open_phone(folder: Path, places: Sequence[Path]) -> Phone:
+def open_phone(folder: Path, places: Sequence[Path], name: str) -> Phone:
     """Read a recorded run; its images are looked for beside it and in `places`, by their hash.
 
     Raises ArtifactError for a damaged recording.
@@ -43,10 +43,10 @@ def open_phone(folder: Path, places: Sequence[Path]) -> Phone:
     photos: dict[str, Photo] = {}
     for path in _images((folder, *places)):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
-        name = wanted.get(content)
-        if name is not None and name not in photos:
-            photos[name] = Photo(name, content, preprocess.read_image(path))
-    return Phone(f"phone {folder.name}", folder, run, photos)
+        image = wanted.get(content)
+        if image is not None and image not in photos:
+            photos[image] = Photo(image, content, preprocess.read_image(path))
+    return Phone(name, folder, run, photos)
 
 
 def _images(folders: Iterable[Path]) -> Iterable[Path]:

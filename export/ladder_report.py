@@ -76,7 +76,8 @@ class Report:
         model = self.models[0]
         used = [tolerances.INPUT, tolerances.AS_SAVED]
         used += list({model.fused.what: model.fused for model in self.models}.values())
-        on_phone = {r.tolerance for r in self.rungs if r.stage.startswith("phone ")}
+        here = {stage.name for m in self.models for stage in m.stages}
+        on_phone = {r.tolerance for m in self.models for r in m.rungs if r.stage not in here}
         if on_phone:
             assert model.manifest.input is not None
             used.append(tolerances.phone_input(model.manifest.input.std))

@@ -74,6 +74,8 @@ class Rung:
             return "output"
         if self.same:
             return ""
+        if self.difference is None and self.boxes is None and self.edits is None:
+            return "missing"
         if self.boxes is not None and not self.boxes.same:
             return "boxes"
         return {"det": "boxes", "cls": "angles"}.get(self.task, "texts")

@@ -23,6 +23,8 @@ BATCHES = (1, 3, 6)
 MAX_BATCH_WIDTH_PX = 320
 # A line that fills the widest bucket to the last pixel, and one that has to be squeezed into it.
 LONG_SHARES = (1.0, 1.5)
+# No grey: on a grey picture colour channels in the wrong order would not show.
+TINT = np.array((1.0, 0.9, 0.75))
 DRAWN_TEXT = ("Invoice 2024-07", "TOTAL 1,280.50", "www.example.org", "Gate B12", "Exit", "No. 4711", "open 9-18 h")
 
 
@@ -148,7 +150,7 @@ def draw_images(task: str) -> list[np.ndarray]:
 
 def _page(height: int, width: int, shade: int) -> np.ndarray:
     ramp = np.linspace(-20, 20, width)[None, :, None] + np.linspace(-10, 10, height)[:, None, None]
-    page = np.clip(shade + np.repeat(ramp, 3, axis=2), 0, 255).astype(np.uint8)
+    page = np.clip((shade + ramp) * TINT, 0, 255).astype(np.uint8)
     ink = (20, 30, 40) if shade > 127 else (230, 240, 220)
     for row, y in enumerate(range(50, height - 20, 60)):
         text = DRAWN_TEXT[row % len(DRAWN_TEXT)]
@@ -158,6 +160,6 @@ def _page(height: int, width: int, shade: int) -> np.ndarray:
 
 def _line(text: str, shade: int) -> np.ndarray:
     (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 1.0, 2)
-    line = np.full((height + 20, width + 16, 3), 255 - shade, np.uint8)
+    line = np.ones((height + 20, width + 16, 3)) * (255 - shade) * TINT
     cv2.putText(line, text, (8, height + 8), cv2.FONT_HERSHEY_SIMPLEX, 1.0, (shade // 3,) * 3, 2, cv2.LINE_AA)
-    return line
+    return np.rint(line).astype(np.uint8)
