@@ -91,3 +91,34 @@ def test_memory_limit(stages, tmp_path):
     """Python starts, paddlelite does not fit."""
     said = complaint(*files(stages, "cls"), tmp_path / "x.nb", memory_bytes=60 << 20)
     assert "opt ended with" in said
+
+
+def test_list_of_supported_ops():
+    """opt's own, asked in a child: the two targets differ where PP-OCR's networks do not care."""
+    arm, x86 = opt.supported("arm"), opt.supported("x86")
+    assert {"conv2d", "depthwise_conv2d", "rnn", "shape", "matmul_v2"} <= arm.runnable & x86.runnable
+    assert "sign" in arm.runnable - x86.runnable and "erfinv" not in arm.runnable | arm.known
+    assert "bmm" in arm.known & x86.known and not arm.known & arm.runnable
+    assert opt.supported("arm") is arm
+
+
+def test_list_is_read_by_its_columns():
+    text = "noise\n     OP_name  kARM  kHost  kUnk\n         abs     Y      Y      \n        fake                  Y\n"
+    found = opt.parse_list(text + "[W 1/1 a log line]\n")
+    assert found and (found.runnable, found.known) == ({"abs"}, {"fake"})
+    assert opt.parse_list("Segmentation fault") is None
+
+
+def test_list_that_does_not_come(monkeypatch):
+    monkeypatch.setattr(opt, "MEMORY_BYTES", 60 << 20)
+    opt.supported.cache_clear()
+    with pytest.raises(ModelError, match="expected its list of ops for arm"):
+        opt.supported("arm")
+
+
+def test_weights_in_fewer_bits(stages, tmp_path):
+    sizes = []
+    for bits in (0, 16, 8):
+        opt.convert(*files(stages, "cls"), tmp_path / "x.nb", target="arm", weight_bits=bits)
+        sizes.append((tmp_path / "x.nb").stat().st_size)
+    assert sizes == sorted(sizes, reverse=True)

@@ -1,5 +1,6 @@
 """Inference model → .nb, judged by reading the file back."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -8,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import seeded_models
+import trap_models
+import yaml
+from paddle.nn import functional as F
 
 import artifact
 from artifact import ArtifactError
 from command import ModelError, UsageError
-from export import nb_file, program, to_nb
+from export import nb_file, program, source, to_nb
 from lite_runtime.engine import open_nb
 from ocr_models.paddle_engine import InferenceEngine
 
@@ -22,8 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def plain(stages, task: str, to: Path, names: tuple[str, str] = program.FILE_NAMES[0]) -> Path:
     """The model files alone, as they are published."""
     to.mkdir()
-    for name, source in zip(names, program.FILE_NAMES[0], strict=True):
-        shutil.copyfile(stages(task) / "inference" / source, to / name)
+    for name, original in zip(names, program.FILE_NAMES[0], strict=True):
+        shutil.copyfile(stages(task) / "inference" / original, to / name)
     return to
 
 
@@ -155,10 +159,138 @@ def test_command_line(stages, tmp_path):
     done = call(stages("cls") / "inference", "--target", "arm", "--out", tmp_path / "out")
     assert (done.returncode, done.stderr) == (0, "")
     assert "52 of 52 convolutions fp32" in done.stdout
+    assert "before the diet" in done.stdout
     failed = call(tmp_path / "nothing", "--target", "arm", "--task", "det", "--out", tmp_path / "other")
     assert failed.returncode == 2 and failed.stdout == ""
     assert failed.stderr.count("\n") == 1 and "found nothing" in failed.stderr
     assert not (tmp_path / "other").exists()
+
+
+def test_traps_are_refused_shown_and_mended(tmp_path, capsys):
+    """A network with relu6 and swish, which opt aborts at: one line, a table, a file that computes the same."""
+    network = trap_models.Network(lambda _, x: F.sigmoid(F.swish(F.relu6(x))))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    trap_models.save_network(network, folder)
+
+    def call(*words: str) -> int:
+        arguments = [str(folder), "--target", "x86", *words]
+        return to_nb.run(to_nb.build_parser().parse_args(arguments))
+
+    with pytest.raises(ModelError, match=r"found swish .*; also relu6: relu6 without threshold$"):
+        call("--out", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UsageError, match="expected --out"):
+        call()
+    assert call("--check") == 1
+    shown = capsys.readouterr().out
+    assert "swish: swish without beta" in shown and "2 found that would fail" in shown
+    assert call("--check", "--json") == 1
+    assert [finding["op"] for finding in json.loads(capsys.readouterr().out)["findings"]] == ["swish", "relu6"]
+    assert call("--out", str(tmp_path / "out"), "--fix") == 0
+    fixed = [line.split() for line in capsys.readouterr().out.splitlines() if " without " in line]
+    assert [words[:5] for words in fixed] == [
+        ["swish", "without", "beta", "swish", "1"],
+        ["relu6", "without", "threshold", "relu6", "1"],
+    ]
+    manifest = artifact.load(tmp_path / "out", task="det")
+    assert [fixed["trap"] for fixed in manifest.extra["fixed"]] == ["swish without beta", "relu6 without threshold"]
+    result = trap_models.run(tmp_path / "out" / "model.nb", tmp_path)
+    wanted = InferenceEngine(folder, onednn=False, optimize=False).run(trap_models.noise())
+    assert not isinstance(result, str) and np.abs(result - wanted).max() <= 1e-6
+
+
+def test_nothing_to_find_and_nothing_to_mend(stages, tmp_path, capsys):
+    folder = str(stages("cls") / "inference")
+    assert to_nb.run(to_nb.build_parser().parse_args([folder, "--target", "arm", "--check"])) == 0
+    assert "nothing found that would fail" in capsys.readouterr().out
+    manifest, _ = to_nb.convert(folder, tmp_path / "out", target="arm", fix=True)
+    assert manifest.extra["fixed"] == []
+    assert manifest.files == artifact.load(stages("cls") / "arm").files
+
+
+def test_diet_is_on_and_can_be_turned_off(stages, tmp_path):
+    slim = artifact.load(stages("cls-int8") / "arm").extra
+    folder = stages("cls-int8") / "inference"
+    whole, nb = to_nb.convert(folder, tmp_path / "out", target="arm", keep_attributes=True)
+    assert slim["diet"] is True and whole.extra["diet"] is False
+    assert whole.extra["bytes"] == slim["bytes_before_diet"] and "bytes_before_diet" not in whole.extra
+    assert slim["bytes"]["topology"] <= 0.6 * whole.extra["bytes"]["topology"]
+    assert slim["bytes"]["weights"] == whole.extra["bytes"]["weights"]
+    assert slim["kernels"] == whole.extra["kernels"] and nb.size_bytes == sum(whole.extra["bytes"].values())
+
+
+@pytest.mark.parametrize(
+    "names", [("model.pdmodel", "model.pdiparams"), ("model", "params"), ("x.pdmodel", "x.pdiparams")]
+)
+def test_other_file_names(stages, tmp_path, names):
+    found = program.find(plain(stages, "cls", tmp_path / "own", names))
+    assert tuple(path.name for path in found) == names
+    program.read(tmp_path / "own").weights()
+
+
+def test_two_models_in_one_folder(stages, tmp_path):
+    folder = plain(stages, "cls", tmp_path / "two", ("a.pdmodel", "a.pdiparams"))
+    shutil.copyfile(folder / "a.pdmodel", folder / "b.pdmodel")
+    with pytest.raises(ModelError, match=r"expected one model, found a\.pdmodel, b\.pdmodel"):
+        program.find(folder)
+
+
+def test_settings_beside_a_published_model(stages, tmp_path):
+    """inference.yml decides about the charset, thresholds, colours; the manifest that comes out is the first one's."""
+    for task in ("det", "rec"):
+        folder = plain(stages, task, tmp_path / task)
+        shutil.copyfile(stages(task) / "inference" / "inference.yml", folder / "inference.yml")
+        found, wanted = source.open_source(folder), source.open_source(stages(task) / "inference")
+        assert (found.manifest.task, found.manifest.name) == (task, wanted.manifest.name)
+        assert (found.manifest.input, found.manifest.charset) == (wanted.manifest.input, wanted.manifest.charset)
+        assert found.charset == wanted.charset and found.manifest.post == wanted.manifest.post
+    settings = yaml.safe_load((tmp_path / "det" / "inference.yml").read_text())
+    settings["PostProcess"]["box_thresh"] = 0.45
+    settings["PreProcess"]["transform_ops"][0]["DecodeImage"]["img_mode"] = "RGB"
+    (tmp_path / "det" / "inference.yml").write_text(yaml.safe_dump(settings))
+    manifest = source.open_source(tmp_path / "det").manifest
+    assert manifest.input and (manifest.post["box_thresh"], manifest.input.color) == (0.45, "RGB")
+    with pytest.raises(UsageError, match=r"expected --task det as its inference\.yml says, found rec"):
+        source.open_source(tmp_path / "det", task="rec")
+
+
+def test_settings_of_another_model(stages, tmp_path):
+    folder = plain(stages, "rec", tmp_path / "rec")
+    settings = yaml.safe_load((stages("rec") / "inference" / "inference.yml").read_text())
+    settings["PreProcess"]["transform_ops"][1]["RecResizeImg"]["image_shape"] = [3, 48, 320]
+    (folder / "inference.yml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(ModelError, match=r"48 px high as inference\.yml says, found a program for 32"):
+        source.open_source(folder)
+    settings["PreProcess"]["transform_ops"][1]["RecResizeImg"]["image_shape"] = [3, 32, 320]
+    settings["PostProcess"]["character_dict"].pop()
+    (folder / "inference.yml").write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
+    with pytest.raises(ModelError, match=r"for its 97 classes, found 94 in inference\.yml"):
+        source.open_source(folder)
+
+
+@pytest.mark.parametrize(
+    ("shape", "task"),
+    [((-1, 1, -1, -1), "det"), ((-1, 2), "cls"), ((-1, 4), None), ((-1, 25, 97), "rec"), ((), None), ((5,), None)],
+)
+def test_task_by_the_output(shape, task):
+    from paddle.base.proto import framework_pb2
+
+    desc = framework_pb2.ProgramDesc()
+    block = desc.blocks.add(idx=0, parent_idx=-1)
+    fetch = block.ops.add(type="fetch")
+    fetch.inputs.add(parameter="X").arguments.append("y")
+    var = block.vars.add(name="y")
+    var.type.type = framework_pb2.VarType.LOD_TENSOR
+    var.type.lod_tensor.tensor.data_type = framework_pb2.VarType.FP32
+    var.type.lod_tensor.tensor.dims.extend(shape)
+    assert source.task_of(program.Program(Path("m"), Path("p"), desc)) == task
+
+
+def test_task_has_to_be_said_where_the_output_does_not(stages, tmp_path):
+    network = trap_models.Network(lambda _, x: x.mean([2, 3]))  # (N, 8)
+    with pytest.raises(UsageError, match=r"found \[-1, 8\]; say what it is with --task"):
+        source.open_source(trap_models.save_network(network, tmp_path))
 
 
 @pytest.mark.parametrize(

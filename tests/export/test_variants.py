@@ -1,5 +1,8 @@
 """The forms of a `.nb` file: which model can have which, and what each bought."""
 
+import dataclasses
+import shutil
+
 import numpy as np
 import pytest
 
@@ -86,8 +89,6 @@ def test_int8_is_compared_with_the_float_network_inside(stages, tmp_path):
 
 def test_float_twin_computes_the_network(stages, tmp_path):
     """Without its quantizers the PACT network of noise-trained weights is the float network."""
-    import shutil
-
     folder = stages("cls-int8") / "inference"
     model = program.read(folder)
     twin = verdict.without_quantizers(model, tmp_path)
@@ -120,6 +121,4 @@ def test_verdict_when_int8_bought_nothing(monkeypatch, stages, kernels, size, ot
 
 
 def _sized(nb, size):
-    import dataclasses
-
     return dataclasses.replace(nb, size_bytes=size)
