@@ -74,14 +74,10 @@ def test_by_hand(calls):
     ("height", "width", "padding"), [(8, 12, None), (7, 9, None), (1, 6, 2), (9, 8, 0), (6, 5, [3, 1])]
 )
 def test_equals_paddle(calls, size, stride, height, width, padding):
-    if padding == 0 and min(height, width) < size:
-        pytest.skip("smaller than the kernel")
     paddle.seed(1)
     x, w = paddle.randn([3, 7, height, width]), paddle.randn([7, 1, size, size])
     x.stop_gradient = w.stop_gradient = False
     pad = size // 2 if padding is None else padding
-    if height == 1 and size == 5:
-        pad = 2
     for plain, fast in both(lambda: F.conv2d(x, w, stride=stride, padding=pad, groups=7), x, w):
         close(plain, fast)
     assert len(calls) == 1

@@ -203,6 +203,7 @@ def scene(tmp_path):
 
 def test_scene_without_augmentation_is_a_window(scene):
     dataset = DetDataset(scene, input=DET, size_px=320, augment=False)
+    shown = 0
     for seed in range(10):
         x, prob, prob_mask, thresh, thresh_mask = dataset.sample(0, np.random.default_rng(seed))
         assert x.shape == (3, 320, 320) and x.dtype == np.float32
@@ -210,7 +211,9 @@ def test_scene_without_augmentation_is_a_window(scene):
         white = x[0] > (200 / 255 - DET.mean[0]) / DET.std[0]
         if prob.any():
             assert white[prob > 0].all(), "the shrunk text lies inside the box that was drawn"
+            shown += 1
         assert thresh.min() >= 0.3 and thresh.max() <= 0.7 + 1e-6
+    assert shown >= 5
     assert np.array_equal(
         dataset.sample(0, np.random.default_rng(3))[0], dataset.sample(0, np.random.default_rng(3))[0]
     )
