@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from command import UsageError
+from slim.yaml_file import read_yaml
 
 ASCII = "".join(map(chr, range(32, 127)))
 # These map ASCII to glyphs of their own (calligraphic signs, brackets, Greek), so their cmap cannot be believed.
@@ -45,13 +46,8 @@ def read_list(path: Path | str) -> list[Face]:
 
     Paths are relative to the list's `root`, which is relative to the project. Raises UsageError.
     """
-    import yaml
-
     path = Path(path)
-    try:
-        record = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path}: expected a font list in YAML, found {error}; take it from configs/") from None
+    record = read_yaml(path, "a font list", "take it from configs/")
     if not isinstance(record, dict) or set(record) != {"root", "faces"} or not isinstance(record["faces"], list):
         raise UsageError(f"{path}: expected a mapping with root and faces, found {_shape(record)}; see configs/")
     root = Path(__file__).parents[1] / str(record["root"])

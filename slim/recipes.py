@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from command import UsageError
+from slim.yaml_file import read_yaml
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 TASKS = ("det", "cls", "rec")
@@ -109,14 +108,7 @@ def load_recipe(path: str | Path, **overrides: Any) -> Recipe:
     Raises UsageError for a missing file, no mapping, an unknown or missing key, or a value of another type.
     """
     path = Path(path)
-    try:
-        record = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(
-            f"{path}: expected a recipe, found {error.strerror}; give a file such as configs/rec.yaml"
-        ) from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path}: expected YAML, found {error}; correct the file") from None
+    record = read_yaml(path, "a recipe", "give a file such as configs/rec.yaml")
     if not isinstance(record, dict):
         raise UsageError(f"{path}: expected a mapping of recipe keys, found {type(record).__name__}; correct the file")
     record.update({key: value for key, value in overrides.items() if value is not None})

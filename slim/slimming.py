@@ -17,13 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 import artifact
 import command
 from artifact import ArtifactError, Manifest
 from ocr_models.reference import REFERENCE_SHAPES
 from slim.recipes import CONFIGS, TASKS, Recipe, load_recipe
+from slim.yaml_file import read_yaml
 
 if TYPE_CHECKING:
     from paddle import nn
@@ -103,12 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser, config: str) -> None:
 
 def read_config(path: Path, settings: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """(the mapping under the key `settings`, {task: what differs from configs/<task>.yaml})."""
-    try:
-        record = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise command.UsageError(f"{path}: expected a recipe, found {error.strerror}; check --config") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise command.UsageError(f"{path}: expected YAML, found {error}; correct the file") from None
+    record = read_yaml(path, "a recipe", "check --config")
     known = (settings, *TASKS)
     if not isinstance(record, dict) or not all(isinstance(record.get(key, {}), dict) for key in known):
         raise command.UsageError(f"{path}: expected mappings under {', '.join(known)}; correct the file")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import command
+from slim.yaml_file import read_yaml
 
 TASKS = ("det", "rec", "cls")
 STREAMS = {"det": 0, "rec": 1, "cls": 2}  # each task's own random numbers
@@ -42,16 +43,8 @@ class Recipe:
 
 def read_recipe(path: Path | str) -> Recipe:
     """Parse a recipe strictly; UsageError says what is wrong with it."""
-    import yaml
-
     path = Path(path)
-    try:
-        record = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = command.one_line(str(error))
-        raise command.UsageError(
-            f"{path}: expected a recipe in YAML, found {reason}; see configs/synth_*.yaml"
-        ) from None
+    record = read_yaml(path, "a recipe", "see configs/synth_*.yaml")
     needed, known = {"split", "seed", "fonts", "count"}, {"split", "seed", "fonts", "count", "hash"}
     if not isinstance(record, dict) or not needed <= set(record) <= known:
         found = ", ".join(map(str, record)) if isinstance(record, dict) else type(record).__name__

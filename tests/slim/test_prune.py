@@ -226,7 +226,7 @@ def test_bad_input_is_one_line_and_exit_2(script, tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("prune: [", "expected YAML"),
+        ("prune: [", "expected a recipe in YAML"),
         ("prune: 3", "expected mappings under prune"),
         ("pact: {}", "expected only prune, det, cls, rec, found pact"),
         ("prune: {ratio: 2.0}", "expected prune.ratio between 0 and 1"),

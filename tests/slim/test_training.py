@@ -53,6 +53,13 @@ class TestRecipe:
         with pytest.raises(UsageError, match=message):
             parse_recipe({**PLAIN, **change}, "recipe")
 
+    @pytest.mark.parametrize("content", [b"task: [", b"\xff\xfe", b"[" * 5000], ids=["open", "bytes", "deep"])
+    def test_what_is_no_yaml_is_one_line(self, tmp_path, content):
+        (tmp_path / "recipe.yaml").write_bytes(content)
+        with pytest.raises(UsageError, match=r"recipe\.yaml: expected a recipe in YAML, found ") as caught:
+            load_recipe(tmp_path / "recipe.yaml")
+        assert "\n" not in str(caught.value)
+
     def test_missing_key_and_missing_file(self, tmp_path):
         with pytest.raises(UsageError, match="expected the keys lr"):
             parse_recipe({key: value for key, value in PLAIN.items() if key != "lr"}, "recipe")
