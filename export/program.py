@@ -6,24 +6,18 @@ what was found.
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from command import ModelError
+from ocr_models import inference_files
+from ocr_models.inference_files import FILE_NAMES, find
 
 if TYPE_CHECKING:
     import numpy as np
 
-# Pairs of file names that Paddle's tools have used for one model, newest first.
-FILE_NAMES = (
-    ("inference.pdmodel", "inference.pdiparams"),
-    ("model.pdmodel", "model.pdiparams"),
-    ("model", "params"),
-    ("__model__", "__params__"),
-)
+__all__ = ["FILE_NAMES", "Program", "find", "read"]
 
 
 @dataclass(frozen=True)
@@ -65,60 +59,9 @@ class Program:
 
     def weights(self) -> dict[str, np.ndarray]:
         """Arrays by variable name. Raises ModelError where the file does not hold exactly the program's variables."""
-        from ocr_models import inference_files
-
-        if (self.model.name, self.params.name) == FILE_NAMES[0] and self.model.parent == self.params.parent:
-            return inference_files.read_weights(self.model.parent, self.desc)
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / FILE_NAMES[0][1]).symlink_to(self.params.resolve())
-            try:
-                return inference_files.read_weights(folder, self.desc)
-            except ModelError as error:
-                raise ModelError(str(error).replace(str(Path(folder) / FILE_NAMES[0][1]), str(self.params))) from None
-
-
-def find(folder: str | Path) -> tuple[Path, Path]:
-    """Program and params file of an inference folder, whatever Paddle's tools called them."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        found = "a file" if folder.exists() else "nothing"
-        raise ModelError(f"{folder}: expected a folder with {' and '.join(FILE_NAMES[0])}, found {found}")
-    # A model saved under a name of its own; two of them in one folder are a question, not an answer.
-    own = [(path.name, f"{path.stem}.pdiparams") for path in sorted(folder.glob("*.pdmodel"))]
-    for model, params in (*FILE_NAMES, *(own if len(own) == 1 else ())):
-        if (folder / model).is_file():
-            if not (folder / params).is_file():
-                raise ModelError(f"{folder}: expected {params} beside {model}, found none; copy both files")
-            return folder / model, folder / params
-    if own:
-        names = ", ".join(model for model, _ in own)
-        raise ModelError(f"{folder}: expected one model, found {names}; put each into a folder of its own")
-    if (folder / "inference.json").is_file():
-        raise ModelError(
-            f"{folder}: expected inference.pdmodel, found inference.json, Paddle 3's new format, which opt does not "
-            "read; export it again with FLAGS_enable_pir_api=0 or with Paddle 2.6"
-        )
-    raise ModelError(f"{folder}: expected {' and '.join(FILE_NAMES[0])}, found none; give an inference folder")
+        return inference_files.read_weights_file(self.params, self.desc)
 
 
 def read(folder: str | Path) -> Program:
     """Parse the program of an inference folder. Raises ModelError for files that are missing, empty or foreign."""
-    model, params = find(folder)
-    try:
-        content = model.read_bytes()
-    except OSError as error:
-        raise ModelError(f"{model}: expected a readable file, found {error.strerror}; check the path") from None
-    from google.protobuf.message import DecodeError
-    from paddle.base.proto import framework_pb2
-
-    desc = framework_pb2.ProgramDesc()
-    try:
-        desc.ParseFromString(content)
-    except DecodeError:
-        desc.Clear()
-    if not desc.blocks or not {"feed", "fetch"} <= {op.type for op in desc.blocks[0].ops}:
-        raise ModelError(
-            f"{model}: expected a Paddle program with inputs and outputs, found {len(content)} bytes that are none; "
-            "it is truncated or foreign, export the model again"
-        )
-    return Program(model, params, desc)
+    return Program(*find(folder), inference_files.read_program(folder))

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from google.protobuf.message import DecodeError
-from paddle.base.proto import framework_pb2
 
 from command import ModelError
 
@@ -30,16 +28,11 @@ FILE_NAMES = (
 # Paddle 3's own format.
 PIR = "inference.json"
 
-_DTYPES: dict[int, np.dtype[Any]] = {
-    framework_pb2.VarType.FP16: np.dtype("<f2"),
-    framework_pb2.VarType.FP32: np.dtype("<f4"),
-    framework_pb2.VarType.FP64: np.dtype("<f8"),
-    framework_pb2.VarType.INT8: np.dtype("i1"),
-    framework_pb2.VarType.INT16: np.dtype("<i2"),
-    framework_pb2.VarType.INT32: np.dtype("<i4"),
-    framework_pb2.VarType.INT64: np.dtype("<i8"),
-    framework_pb2.VarType.UINT8: np.dtype("u1"),
-    framework_pb2.VarType.BOOL: np.dtype("?"),
+# framework.proto's VarType numbers, so that this module can be imported without Paddle.
+_LOD_TENSOR = 7
+_DTYPES = {
+    number: np.dtype(name)
+    for number, name in {0: "?", 1: "<i2", 2: "<i4", 3: "<i8", 4: "<f2", 5: "<f4", 6: "<f8", 20: "u1", 21: "i1"}.items()
 }
 
 
@@ -52,6 +45,7 @@ def find(folder: str | Path) -> tuple[Path, Path]:
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
         raise ModelError(f"{folder}: expected an inference folder with {PROGRAM}, found {found}; check the path")
+    # A model saved under a name of its own; two of them in one folder are a question, not an answer.
     own = [(path.name, f"{path.stem}.pdiparams") for path in sorted(folder.glob("*.pdmodel"))]
     for program, weights in (*FILE_NAMES, *(own if len(own) == 1 else ())):
         if (folder / program).is_file():
@@ -63,38 +57,46 @@ def find(folder: str | Path) -> tuple[Path, Path]:
         raise ModelError(f"{folder}: expected one model, found {names}; put each into a folder of its own")
     if (folder / PIR).is_file():
         raise ModelError(
-            f"{folder}: expected {PROGRAM}, found {PIR}, the format of Paddle 3; export the model again with "
-            "FLAGS_enable_pir_api=0 or with Paddle 2.6"
+            f"{folder}: expected {PROGRAM}, found {PIR}, Paddle 3's new format, which neither Paddle 2.6 nor opt "
+            "reads; export it again with FLAGS_enable_pir_api=0 or with Paddle 2.6"
         )
-    raise ModelError(f"{folder}: expected an inference folder with {PROGRAM} and {WEIGHTS}, found none; check the path")
+    raise ModelError(f"{folder}: expected {PROGRAM} and {WEIGHTS}, found none; give an inference folder")
 
 
 def read_program(folder: str | Path) -> Any:
-    """The ProgramDesc of an inference folder. Raises ModelError for a missing or foreign file."""
+    """The ProgramDesc of an inference folder. Raises ModelError for a missing, empty or foreign file."""
+    from google.protobuf.message import DecodeError
+    from paddle.base.proto import framework_pb2
+
     path, _ = find(folder)
     content = _read(path)
+    program = framework_pb2.ProgramDesc()
     try:
-        program = framework_pb2.ProgramDesc.FromString(content)
+        program.ParseFromString(content)
     except DecodeError:
-        program = None
-    if program is None or not program.blocks or not program.blocks[0].ops:
-        raise ModelError(f"{path}: expected a Paddle inference program, found something else or a piece; copy it again")
+        program.Clear()
+    if not program.blocks or not {"feed", "fetch"} <= {op.type for op in program.blocks[0].ops}:
+        raise ModelError(
+            f"{path}: expected a Paddle program with inputs and outputs, found {len(content)} bytes that are none; "
+            "it is truncated or foreign, copy or export the model again"
+        )
     return program
 
 
 def read_weights(folder: str | Path, program: Any) -> dict[str, np.ndarray]:
     """The program's parameters by static name. Raises ModelError when the file is not this program's, whole."""
-    usual = Path(folder) / WEIGHTS
-    return read_weights_file(usual if usual.is_file() else find(folder)[1], program)
+    return read_weights_file(find(folder)[1], program)
 
 
 def read_weights_file(path: Path, program: Any) -> dict[str, np.ndarray]:
     """The same of a weights file that lies anywhere."""
+    from google.protobuf.message import DecodeError
+
     content = _read(path)
     shapes = {
         var.name: tuple(var.type.lod_tensor.tensor.dims)
         for var in program.blocks[0].vars
-        if var.persistable and var.type.type == framework_pb2.VarType.LOD_TENSOR
+        if var.persistable and var.type.type == _LOD_TENSOR
     }
     arrays: dict[str, np.ndarray] = {}
     offset = 0
@@ -122,6 +124,8 @@ def _read(path: Path) -> bytes:
 
 def _tensor(content: bytes, offset: int) -> tuple[np.ndarray, int]:
     """The tensor at `offset` and the offset after it. Raises ValueError, struct.error or DecodeError."""
+    from paddle.base.proto import framework_pb2
+
     version, levels, tensor_version, size = struct.unpack_from("<IQIi", content, offset)
     if version or levels or tensor_version or not 0 < size < 4096:
         raise ValueError(f"no tensor at byte {offset}")

@@ -13,14 +13,14 @@ import numpy as np
 import paddle
 
 from command import ModelError, one_line
-from ocr_models.inference_files import PROGRAM, WEIGHTS, read_program, read_weights
+from ocr_models.inference_files import find, read_program, read_weights
 
 # oneDNN keeps one set of kernels per input shape; without a limit a folder of photos fills the memory.
 ONEDNN_SHAPES = 16
 
 
 class InferenceEngine:
-    """paddle.inference on a folder with `inference.pdmodel` and `inference.pdiparams`.
+    """paddle.inference on an inference folder: `inference.pdmodel` and `inference.pdiparams`, or their older names.
 
     onednn: None decides by the program: on for float, off for a quantized one, where oneDNN swaps the simulated
     quantization for kernels of its own. optimize=False runs the operators one by one as they stand in the file, which
@@ -35,7 +35,7 @@ class InferenceEngine:
         self.quantized = is_quantized(program)
         self.onednn = optimize and not self.quantized if onednn is None else onednn
         self.shape = _input_shape(self.folder, program)
-        config = paddle.inference.Config(str(self.folder / PROGRAM), str(self.folder / WEIGHTS))
+        config = paddle.inference.Config(*map(str, find(self.folder)))
         config.disable_gpu()
         config.disable_glog_info()
         config.set_cpu_math_library_num_threads(threads)
