@@ -1,6 +1,6 @@
 """Changes to a program that give the same numbers and that opt needs: what `to_nb.py --fix` applies.
 
-A mend takes one op (export/traps.py's view of it) and changes its description in place.
+A mend takes one op (export/op_view.py) and changes its description in place.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from export import traps
+from export.op_view import OpView, view
 from export.program import FILE_NAMES, Program
-from export.traps import OpView
+from export.trap_signs import is_zero_dimensional
 
 # Of framework.proto: AttrType and VarType.Type.
 _FLOAT, _BOOL, _LONGS = 1, 6, 11
@@ -32,14 +33,14 @@ def apply(program: Program, names: Sequence[str], folder: Path) -> Program:
 
 def _zero_dimensional(op: OpView) -> None:
     """A constant of shape [1] for one without dimensions; for an rnn, all those that its states' shapes are made of."""
-    made = {other.result: other for other in (traps.view(desc, op.block) for desc in op.block.ops)}
+    made = {other.result: other for other in (view(desc, op.block) for desc in op.block.ops)}
     if op.type == "fill_constant":
         constants = [op]
     else:
         states = (made[name] for name in op.inputs.get("PreState", ()) if name in made)
         constants = [made[part] for state in states for part in state.inputs.get("ShapeTensorList", ()) if part in made]
     for constant in constants:
-        if traps.is_zero_dimensional(constant):
+        if is_zero_dimensional(constant):
             _set(constant, "shape", _LONGS, "longs", [1])
             _reshape(constant.block, constant.result, [1])
 
@@ -70,6 +71,11 @@ def _bmm(op: OpView) -> None:
         _set(op, name, _BOOL, "b", False)
 
 
+def _square(op: OpView) -> None:
+    op.desc.type = "square"
+    del op.desc.attrs[:]
+
+
 MENDS: dict[str, Callable[[OpView], None]] = {
     "zero_dimensional": _zero_dimensional,
     "swish": _swish,
@@ -77,6 +83,7 @@ MENDS: dict[str, Callable[[OpView], None]] = {
     "flatten": _flatten,
     "instance_norm": _instance_norm,
     "bmm": _bmm,
+    "square": _square,
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import command
 from command import ModelError
 from export import opt, traps
+from export.op_view import ops
 from export.program import Program
 
 # opt's passes take these out; a program that simulates int8 arithmetic consists of them.
@@ -47,7 +48,7 @@ def _unsupported(program: Program, target: str, explained: set[str]) -> list[Fin
     supported = opt.supported(target)
     other = next(name for name in opt.TARGETS if name != target)
     found: dict[str, list[str]] = {}
-    for op in traps.ops(program):
+    for op in ops(program):
         if op.type not in supported.runnable and not op.type.startswith(_FOLDED):
             found.setdefault(op.type, []).append(op.result)
     return [

@@ -4,6 +4,7 @@ import numpy as np
 import paddle
 import pytest
 import trap_models
+from paddle.nn import functional as F
 
 from command import ModelError
 from export import conversion, fixes, opt, preflight, program, traps
@@ -74,6 +75,36 @@ def test_nothing_is_found_after_the_mend(saved, tmp_path, name):
 
 def test_trap_of_one_target(saved):
     assert preflight.check(saved("abs after an addition")[1], "arm") == []
+
+
+def test_power_of_what_is_never_negative(tmp_path):
+    network = trap_models.Network(lambda _, x: paddle.pow(F.sigmoid(x), 3.0))
+    model = program.read(trap_models.save_network(network, tmp_path))
+    assert preflight.check(model, "x86") == []
+    assert not isinstance(result := trap_models.outcome(model, tmp_path), str)
+    assert np.abs(result - expected(tmp_path)).max() <= 1e-6
+
+
+@pytest.mark.parametrize("direction", ["forward", "bidirect"])
+@pytest.mark.parametrize("kind", [paddle.nn.LSTM, paddle.nn.GRU])
+def test_states_of_every_kind_of_rnn(tmp_path, kind, direction):
+    network = trap_models.Network(lambda rnn, x: rnn(x.mean(2).transpose([0, 2, 1]))[0], kind(8, 4, 2, direction))
+    model = program.read(trap_models.save_network(network, tmp_path))
+    assert [finding.trap for finding in preflight.check(model, "x86")] == ["rnn states"]
+    conversion.make_nb(model, tmp_path / "model.nb", target="x86", precision="fp32", mends=["rnn states"])
+    result = trap_models.run(tmp_path / "model.nb", tmp_path)
+    assert not isinstance(result, str), result
+    assert np.abs(result - expected(tmp_path)).max() <= 1e-6
+
+
+def test_program_with_a_branch(tmp_path):
+    """Ops of inner blocks count, and attributes that name blocks do no harm."""
+
+    def branch(_, x):
+        return paddle.static.nn.cond(x.mean() > 0, lambda: F.swish(x), lambda: x * 3)
+
+    model = program.read(trap_models.save_network(trap_models.Network(branch), tmp_path))
+    assert [finding.trap for finding in preflight.check(model, "x86")] == ["0-D constant", "swish without beta"]
 
 
 def test_operator_without_a_kernel(saved, tmp_path):

@@ -44,6 +44,10 @@ def _sequence(x: Any) -> Any:
     return x.mean(2).transpose([0, 2, 1])
 
 
+def _one(number: int) -> Any:
+    return paddle.full([1], number, "int32")
+
+
 # trap → (function of layer and features, layer)
 MODELS: dict[str, tuple[Callable, Callable[[], nn.Layer] | None]] = {
     "rnn states": (lambda lstm, x: lstm(_sequence(x))[0], lambda: nn.LSTM(8, 4, direction="bidirect")),
@@ -60,9 +64,18 @@ MODELS: dict[str, tuple[Callable, Callable[[], nn.Layer] | None]] = {
     ),
     "float16": (lambda _, x: (x.astype("float16") * 2).astype("float32"), None),
     "float64": (lambda _, x: x.astype("float64").exp().astype("float32"), None),
-    "reversed slice": (lambda _, x: x[:, :, ::-1], None),
+    "backward slice": (lambda _, x: x[:, 6:1:-1], None),
+    "rnn that is neither LSTM nor GRU": (
+        lambda rnn, x: rnn(_sequence(x), paddle.full(paddle.concat([_one(1), paddle.shape(x)[0:1], _one(4)]), 0.0))[0],
+        lambda: nn.SimpleRNN(8, 4),
+    ),
+    "scale by a tensor": (lambda _, x: paddle.scale(x, scale=x.max([0, 1, 2, 3], keepdim=True).reshape([1])), None),
+    "vector to a number": (lambda _, x: x * x.mean([1, 2, 3]).sum(), None),
+    "square by pow": (lambda _, x: paddle.pow(x, 2.0), None),
+    "power of a negative number": (lambda _, x: paddle.pow(x, 3.0), None),
     "p_norm": (lambda _, x: paddle.norm(x, p=1, axis=1), None),
     "float floor division": (lambda _, x: paddle.floor_divide(x, paddle.full([1], 2.0)), None),
+    "float remainder": (lambda _, x: paddle.remainder(x, paddle.full([1], 2.0)), None),
     "abs after an addition": (lambda _, x: paddle.abs(x), None),
     "bool output": (lambda _, x: x > x.mean(1, keepdim=True), None),
 }
