@@ -133,13 +133,10 @@ def _input(folder: Path, eats: Input, told: Settings, model: Program, task: str)
 
 def _charset_of(folder: Path, text: bytes, classes: int, name: str, advice: str) -> Charset:
     """The record of the charset that makes exactly `classes`, with or without the extra space."""
-    entries = text.count(b"\n")
-    if classes - 1 not in (entries, entries + 1):
-        raise ModelError(
-            f"{folder}: expected a charset of {classes - 1} entries, or {classes - 2} and the space, for its {classes} "
-            f"classes, found {entries} in {name}; {advice}"
-        )
-    return Charset(CHARSET, hashlib.sha256(text).hexdigest(), classes, space=classes - 1 == entries + 1)
+    from ocr_models import catalogue
+
+    space = catalogue.has_space(text.count(b"\n"), classes, model=folder, charset=name, advice=advice)
+    return Charset(CHARSET, hashlib.sha256(text).hexdigest(), classes, space=space)
 
 
 def output_classes(model: Program) -> int:
