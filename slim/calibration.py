@@ -1,24 +1,22 @@
-"""What values reach each layer of a float network: where PACT starts from."""
+"""What values reach each layer of a float network: where its int8 version starts from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
-import numpy as np
 import paddle
 from paddle import nn
+
+from command import ModelError, progress
+from slim.thresholds import Histogram, threshold
+
+if TYPE_CHECKING:
+    from slim.training import Task
 
 PERCENTILE = 99.99
 _OBSERVED = (nn.Conv2D, nn.Linear)
 _NORMS = (nn.BatchNorm, nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D)
-
-
-class Range(NamedTuple):
-    """level: |x| that all but a few values stay below. peak: the largest |x|. Both averaged over batches."""
-
-    level: float
-    peak: float
 
 
 def freeze_batch_norm(network: nn.Layer) -> None:
@@ -28,19 +26,32 @@ def freeze_batch_norm(network: nn.Layer) -> None:
             layer.eval()
 
 
-def observe(network: nn.Layer, batches: Iterable[paddle.Tensor], percentile: float = PERCENTILE) -> dict[str, Range]:
-    """Range of the input of every convolution and linear layer, by structured name.
+def training_inputs(task: Task, batches: int) -> list[paddle.Tensor]:
+    """(N, 3, H, W) each: training samples as they are, without augmentation."""
+    sampler, data = task.sampler(), task.data
+    augment, data.augment = data.augment, False
+    try:
+        draws = [sampler.draw(step) for step in range(batches)]
+        return [paddle.to_tensor(task.load(draw)[0]) for draw in progress(draws, "calibrating")]
+    finally:
+        data.augment = augment
+
+
+def observe(network: nn.Layer, batches: Iterable[paddle.Tensor]) -> dict[str, Histogram]:
+    """Magnitudes of the input of every convolution and linear layer, by structured name in running order.
 
     network: float. It runs in train mode, because the detector's threshold branch runs in no other, with batch norm
     frozen; it is left in eval mode. batches: (N, 3, H, W), prepared as for evaluation.
-    Raises ValueError for no batches. A layer whose input is all zero gets the range (1, 1).
+    Raises ValueError for no batches, ModelError with the layer's name for values that are not finite.
     """
-    seen: dict[str, list[tuple[float, float]]] = {}
+    seen: dict[str, Histogram] = {}
 
     def watch(name: str):
         def before(layer, inputs):
-            values = np.abs(inputs[0].numpy())
-            seen.setdefault(name, []).append((float(np.percentile(values, percentile)), float(values.max())))
+            try:
+                seen.setdefault(name, Histogram()).add(inputs[0].numpy())
+            except ValueError as error:
+                raise ModelError(f"{name}: its input: {error}; check the weights and the calibration data") from None
 
         return before
 
@@ -61,11 +72,11 @@ def observe(network: nn.Layer, batches: Iterable[paddle.Tensor], percentile: flo
         network.eval()
     if not seen:
         raise ValueError("no batches to observe")
-    return {name: _range(np.asarray(values)) for name, values in seen.items()}
+    return seen
 
 
-def _range(values: np.ndarray) -> Range:
-    """values: (batches, 2) level and peak."""
-    level, peak = values.mean(axis=0)
-    # A peak with nothing below it but zeros has no percentile of its own.
-    return Range(float(level) or float(peak) or 1.0, float(peak) or 1.0)
+def levels(
+    histograms: Mapping[str, Histogram], method: str = "hist", percentile: float = PERCENTILE
+) -> dict[str, float]:
+    """Where to clip the input of each layer. method: see `slim.thresholds`."""
+    return {name: threshold(histogram, method, percentile) for name, histogram in histograms.items()}

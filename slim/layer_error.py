@@ -30,8 +30,8 @@ def layer_errors(network: nn.Layer, quantized: QuantizedNetwork, x: paddle.Tenso
     """
     layers = quantized.quantized_layers()
     twins = {name: layer for name, layer in network.named_sublayers() if name in layers}
-    expected = _outputs(network, twins, x)
-    found = _outputs(quantized, layers, x)
+    expected, _ = layer_outputs(network, twins, x)
+    found, _ = layer_outputs(quantized, layers, x)
     return {name: sqnr_db(expected[name], found[name]) for name in expected}
 
 
@@ -41,7 +41,10 @@ def culprit(errors: dict[str, float]) -> str:
     return broken[0] if broken else min(errors, key=lambda name: errors[name])
 
 
-def _outputs(network: nn.Layer, layers: dict[str, nn.Layer], x: paddle.Tensor) -> dict[str, np.ndarray]:
+def layer_outputs(
+    network: nn.Layer, layers: dict[str, nn.Layer], x: paddle.Tensor
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """({layer: what it puts out} in running order, the network's output) for x (N, 3, H, W); leaves eval mode on."""
     outputs: dict[str, np.ndarray] = {}
 
     def watch(name: str):
@@ -54,8 +57,8 @@ def _outputs(network: nn.Layer, layers: dict[str, nn.Layer], x: paddle.Tensor) -
     network.eval()
     try:
         with paddle.no_grad():
-            network(x)
+            last = network(x).numpy()
     finally:
         for hook in hooks:
             hook.remove()
-    return outputs
+    return outputs, last

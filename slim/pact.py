@@ -1,11 +1,12 @@
-"""PACT: int8 training in which every quantized layer learns where to clip its input.
+"""Int8 networks: fake quantization with clipping levels that learn (PACT), that follow the data (QAT), or fixed (PTQ).
 
-Choi et al. 2018, "PACT: Parameterized Clipping Activation for Quantized Neural Networks", arXiv:1805.06085, in the form
-of Du et al. 2020, "PP-OCR", arXiv:2009.09941, equation 2: activations are clipped to [-α, α] on both sides, because
-hard-swish is negative at times; on ReLU outputs that is the original. One α per tensor with an L2 of its own.
+PACT: Choi et al. 2018, "PACT: Parameterized Clipping Activation for Quantized Neural Networks", arXiv:1805.06085, in
+the form of Du et al. 2020, "PP-OCR", arXiv:2009.09941, equation 2: activations are clipped to [-α, α] on both sides,
+because hard-swish is negative at times; on ReLU outputs that is the original. One α per tensor with an L2 of its own.
 
 PaddleSlim's QAT wraps the layers; this module says what it wraps, keeps the result loadable and takes PACT out again.
-Convolutions and linear layers become int8; LSTM and transposed convolutions stay float.
+Convolutions and linear layers become int8, but for those that the user or an analysis keeps in float; LSTM and
+transposed convolutions stay float.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from paddle.nn.quant import quant_layers
 
 import artifact
 from artifact import Manifest
-from command import ModelError
+from command import ModelError, UsageError
 from ocr_models import catalogue, checkpoints
 from ocr_models.pdparams import read_pdparams
 from ocr_models.prune_plan import PrunePlan
-from slim.calibration import Range, freeze_batch_norm
+from slim.calibration import freeze_batch_norm
 
-QUANTIZATION = "pact-int8"
+# How the scales of activations came about → what a manifest calls it. The networks run alike.
+FORMS = {"pact": "pact-int8", "qat": "qat-int8", "ptq": "ptq-int8"}
 ALPHA_L2 = 1e-3
 # Stands until calibration has seen data; activations behind batch norm are about of this size.
 ALPHA_START = 8.0
@@ -47,7 +49,10 @@ CONFIG = {
     "quantizable_layer_type": ["Conv2D", "Linear"],
     "onnx_format": False,
 }
+_PLAIN = (nn.Conv2D, nn.Linear)
 _WRAPPED = (quant_layers.QuantizedConv2D, quant_layers.QuantizedLinear)
+# Under this key of a manifest's `compression` stand the layers that stay float, with a comma between names.
+FLOAT_LAYERS = "float_layers"
 
 
 def clip(x: paddle.Tensor, alpha: paddle.Tensor) -> paddle.Tensor:
@@ -75,11 +80,22 @@ class QuantizedNetwork(nn.Layer):
     """A network under fake quantization, in train or eval mode like the network itself.
 
     network: float, pruned or not; it is wrapped in place. `forward` has the network's own shapes.
+    method: pact, qat or ptq; only pact has levels α. float_layers: names of layers that stay as they are.
+    Raises UsageError for a name that is no layer which could become int8.
     """
 
-    def __init__(self, network: nn.Layer) -> None:
+    def __init__(self, network: nn.Layer, method: str = "pact", float_layers: Sequence[str] = ()) -> None:
         super().__init__()
-        self.qat = _qat()
+        self.method, self.float_layers = method, tuple(float_layers)
+        plain = quantizable(network)
+        for name in self.float_layers:
+            if name not in plain:
+                raise UsageError(
+                    f"expected a convolution or linear layer to keep in float, found {name}; "
+                    f"give one such as {', '.join(list(plain)[:2])}"
+                )
+            plain[name].skip_quant = True
+        self.qat = _qat(method)
         self.network = self.qat.quantize(network)
         # QAT keeps a copy of the float network for an export that this class does itself.
         self.qat._model = None
@@ -94,7 +110,9 @@ class QuantizedNetwork(nn.Layer):
         }
 
     def alphas(self) -> dict[str, float]:
-        """Clipping level α in front of each int8 layer."""
+        """Clipping level α in front of each int8 layer; none without PACT."""
+        if self.method != "pact":
+            return {}
         return {name: float(layer._act_preprocess.alpha) for name, layer in self.quantized_layers().items()}
 
     def scales(self) -> dict[str, float]:
@@ -107,7 +125,7 @@ class QuantizedNetwork(nn.Layer):
         Adam moves every parameter by about the learning rate a step, whatever its size; a multiple of α lets small
         and large activations learn equally fast.
         """
-        for layer in self.quantized_layers().values():
+        for layer in self.quantized_layers().values() if self.method == "pact" else ():
             alpha = layer._act_preprocess.alpha
             alpha.optimize_attr["learning_rate"] = rate * float(alpha)
             alpha.regularizer = paddle.regularizer.L2Decay(l2)
@@ -120,24 +138,44 @@ class QuantizedNetwork(nn.Layer):
             if not name.startswith(tuple(skipped) or ("\0",))
         )
 
-    def calibrate(self, ranges: Mapping[str, Range], batches: Iterable[paddle.Tensor]) -> None:
-        """Start every α and every scale from what `slim.calibration.observe` saw in the float network.
+    def calibrate(self, levels: Mapping[str, float], batches: Iterable[paddle.Tensor]) -> None:
+        """Start every α and every scale from where `slim.calibration.levels` clips the float network.
 
-        Then `batches` (N, 3, H, W) go through once, so that the scales know the quantized activations, too.
-        Raises ModelError when a layer was not observed.
+        Where scales will follow the data, `batches` (N, 3, H, W) go through once, so that they know the quantized
+        activations, too. Raises ModelError when a layer was not observed.
         """
         for name, layer in self.quantized_layers().items():
-            if name not in ranges:
+            if name not in levels:
                 raise ModelError(f"{name}: expected the range of its input, found none; calibrate on the same network")
-            level, peak = ranges[name]
-            layer._act_preprocess.alpha.set_value(paddle.to_tensor([level]))
-            _set_scale(layer._fake_quant_input, min(level, peak))
-        self.train()
-        freeze_batch_norm(self)
-        with paddle.no_grad():
-            for x in batches:
-                self(x)
+            if layer._act_preprocess is not None:
+                layer._act_preprocess.alpha.set_value(paddle.to_tensor([levels[name]]))
+            _set_scale(layer._fake_quant_input, levels[name])
+        if self.method != "ptq":
+            self.train()
+            freeze_batch_norm(self)
+            with paddle.no_grad():
+                for x in batches:
+                    self(x)
         self.eval()
+
+    @contextlib.contextmanager
+    def int8_only(self, names: Iterable[str]) -> Iterator[None]:
+        """Inside, only the int8 layers of these names compute so; the others run in float with the same weights."""
+        kept = set(names)
+        bypassed = [
+            part
+            for name, layer in self.quantized_layers().items()
+            if name not in kept
+            for part in (layer._act_preprocess, layer._fake_quant_input, layer._fake_quant_weight)
+            if part is not None
+        ]
+        for part in bypassed:
+            part.forward = _unchanged
+        try:
+            yield
+        finally:
+            for part in bypassed:
+                del part.forward
 
     def seal(self) -> None:
         """Bound every scale by its α, for ever: without PACT the quantizer alone then clips no later than PACT.
@@ -186,27 +224,41 @@ def load_quantized(folder: str | Path) -> tuple[QuantizedNetwork, Manifest]:
     folder = Path(folder)
     manifest = artifact.load(folder, kind="checkpoint")
     found = manifest.compression.get("quantization")
-    if found != QUANTIZATION:
+    method = {form: name for name, form in FORMS.items()}.get(found or "")
+    if method is None:
         raise ModelError(
-            f"{folder}: expected a checkpoint with quantization {QUANTIZATION}, found {found or 'a float one'}; "
-            "make one with slim/quantize.py"
+            f"{folder}: expected a checkpoint with quantization {' | '.join(FORMS.values())}, found "
+            f"{found or 'a float one'}; make one with slim/quantize.py"
         )
     network = catalogue.build(manifest.network)
     plan = manifest.compression.get("prune_plan")
     if plan:
         PrunePlan.load(folder / plan).apply(network)
-    quantized = QuantizedNetwork(network)
+    stays = manifest.compression.get(FLOAT_LAYERS, "")
+    try:
+        quantized = QuantizedNetwork(network, method, stays.split(",") if stays else ())
+    except UsageError as error:
+        raise ModelError(f"{folder / artifact.MANIFEST}: {error}") from None
     path = folder / checkpoints.WEIGHTS
     checkpoints.assign(quantized.network, read_pdparams(path), path)
     quantized.eval()
     return quantized, manifest
 
 
-def _qat() -> Any:
+def quantizable(network: nn.Layer) -> dict[str, nn.Layer]:
+    """The layers of a float network that can become int8, by structured name."""
+    return {name: layer for name, layer in network.named_sublayers() if isinstance(layer, _PLAIN)}
+
+
+def _unchanged(x: paddle.Tensor) -> paddle.Tensor:
+    return x
+
+
+def _qat(method: str) -> Any:
     with quiet():
         from paddleslim.dygraph.quant import QAT
 
-        return QAT(copy.deepcopy(CONFIG), act_preprocess=PACT)
+        return QAT(copy.deepcopy(CONFIG), act_preprocess=PACT if method == "pact" else None)
 
 
 def _set_scale(quantizer: nn.Layer, scale: float) -> None:

@@ -1,17 +1,24 @@
-"""Quantize a trained checkpoint to int8 with PACT.
+"""Quantize a trained checkpoint to int8.
 
     python slim/quantize.py out/cls --data data/train --val data/val --out out/cls_int8
     python slim/quantize.py out/det_pruned --data data/train --val data/val --out out/det_slim --steps 500
+    python slim/quantize.py out/rec --data data/train --val data/val --out out/rec_ptq --method ptq --calibration mse
 
-The clipping levels start from the activations of training batches; then weights and levels train together under
-simulated int8. A loss that is no number or a metric that collapses stops the run with the layer's name. Convolutions
-and linear layers become int8, LSTM and transposed convolutions stay float. --steps 0 calibrates only.
-export/to_inference.py and export/to_nb.py take the result further. The same command goes on where a killed run stopped.
+pact  weights train under simulated int8, and with them the level at which each layer's input is clipped
+qat   weights train; the levels follow the activations
+ptq   nothing trains: the levels are what calibration says
+
+All start from the activations of training batches. While training, the given model teaches its int8 version. A run
+that breaks goes back to its last good state and lowers the rate. Convolutions and linear layers become int8, LSTM and
+transposed convolutions stay float, as do the layers of --skip and those that --max-loss finds too costly (slim/
+analyze_layers.py shows them all). --steps 0 calibrates only. export/to_inference.py and export/to_nb.py take the result
+further. The same command goes on where a killed run stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shutil
 import sys
 from pathlib import Path
@@ -22,11 +29,10 @@ from slim import slimming
 from slim.recipes import CONFIGS
 
 if TYPE_CHECKING:
-    import paddle
-
     from slim.pact import QuantizedNetwork
-    from slim.pact_training import PactSettings
     from slim.slimming import Job
+
+METHODS = ("pact", "qat", "ptq")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -34,40 +40,75 @@ def build_parser() -> argparse.ArgumentParser:
         prog="quantize.py", description=(__doc__ or "").splitlines()[0], epilog="Exit 0 done, 2 bad input, 130 Ctrl-C."
     )
     slimming.add_arguments(parser, "quantize")
+    slimming.add_teacher_arguments(parser)
+    parser.add_argument("--method", choices=METHODS, default="pact", help="how activations are clipped (default: pact)")
+    parser.add_argument("--calibration", choices=("kl", "hist", "mse"), help="where clipping starts (default: hist)")
+    parser.add_argument("--skip", nargs="+", default=[], metavar="LAYER", help="layers, or blocks, to keep in float")
+    parser.add_argument("--max-loss", type=float, metavar="X", help="keep layers in float until X of the metric goes")
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     path = args.config or CONFIGS / "quantize.yaml"
-    values, differences = slimming.read_config(path, "pact")
+    values, differences = slimming.read_config(path, "quantize")
+    if args.max_loss is not None and not 0 <= args.max_loss < 1:
+        raise command.UsageError(f"expected --max-loss from 0 to below 1, found {args.max_loss}")
+    if args.method == "ptq":
+        if args.steps:
+            raise command.UsageError(f"expected no --steps with --method ptq, found {args.steps}; ptq never trains")
+        args.steps = 0
     job = slimming.open_job(args, "quantize.py", differences)
 
     from ocr_models import checkpoints
-    from slim.calibration import observe
-    from slim.pact import QUANTIZATION, QuantizedNetwork, load_quantized
-    from slim.pact_training import PactGuard, parse_settings
+    from slim import float_layers, rollback
+    from slim.calibration import levels, observe, training_inputs
+    from slim.int8_training import Int8Guard, parse_settings
+    from slim.pact import FLOAT_LAYERS, FORMS, QuantizedNetwork, load_quantized
     from slim.training import Interrupted
 
     settings = parse_settings(values, path)
+    if args.calibration:
+        settings = dataclasses.replace(settings, calibration=args.calibration)
     original, _ = checkpoints.load_network(job.folder)
+    skipped = float_layers.named(original, args.skip)
     size_before = job.size(original)
     metrics_before = slimming.metrics_before(job, original) if job.first else {}
-    batches = _batches(job, settings)
-    ranges = observe(original, batches, settings.percentile)
-    quantized = QuantizedNetwork(checkpoints.load_network(job.folder)[0])
-    quantized.calibrate(ranges, batches)
-    quantized.set_alpha_training(settings.alpha_rate, settings.alpha_l2)
-    guard = PactGuard(job.task, job.recipe, settings, original, quantized, batches[0], metrics_before)
+    batches = training_inputs(job.task, settings.calibration_batches)
+    clipping = levels(observe(original, batches), settings.calibration, settings.percentile)
 
-    compression = {**job.manifest.compression, "quantization": QUANTIZATION}
+    def quantize(float_layers: tuple[str, ...]) -> QuantizedNetwork:
+        quantized = QuantizedNetwork(checkpoints.load_network(job.folder)[0], args.method, float_layers)
+        quantized.calibrate(clipping, batches)
+        return quantized
+
+    record = {"method": args.method, **settings.to_json(args.method)}
+    if args.max_loss is not None:
+        skipped = float_layers.find(job, quantize(skipped), batches, record, args.max_loss, skipped)
+    quantized = quantize(skipped)
+    quantized.set_alpha_training(settings.alpha_rate, settings.alpha_l2)
+    task, weight = slimming.taught(job, args)
+    guard = Int8Guard(task, job.recipe, settings, original, quantized, batches[0], metrics_before)
+
+    compression = {**job.manifest.compression, "quantization": FORMS[args.method]}
+    if skipped:
+        compression[FLOAT_LAYERS] = ",".join(skipped)
+    record["distill_weight"] = weight
 
     def keep(metrics: dict[str, Any], step: int) -> None:
         # A model that reads nothing must not lie where the next stage looks for one.
         if not guard.collapsed(metrics):
-            _write(job, quantized, metrics, step, compression, {"pact": settings.to_json()})
+            _write(job, quantized, metrics, step, compression, record)
 
     try:
-        trainer = slimming.train(job, guard, quantized.network, {"pact": settings.to_json()}, keep, guard.follow)
+        trainer = slimming.train(
+            job,
+            guard,
+            quantized.network,
+            {"quantize": record, FLOAT_LAYERS: list(skipped)},
+            keep,
+            guard.follow,
+            lambda trainer: rollback.run(trainer, settings.rollbacks, settings.rollback_rate),
+        )
     except Interrupted as stopped:
         _say(f"quantize.py: {stopped}; state kept in {job.state_folder}, the same command goes on")
         return command.EXIT_INTERRUPTED
@@ -78,8 +119,10 @@ def run(args: argparse.Namespace) -> int:
     quantized, _ = load_quantized(job.out)
     metrics_after = job.measure(quantized)
     alphas = guard.alphas(quantized, step)
-    _write(job, quantized, metrics_after, step, compression, {"pact": {**settings.to_json(), **alphas.to_json()}})
-    if step:
+    moves = {"alphas": alphas.to_json()} if alphas else {}
+    record["rollbacks"] = trainer.rollbacks
+    _write(job, quantized, metrics_after, step, compression, {**record, **moves.get("alphas", {})})
+    if alphas and step:
         _say(str(alphas))
     size_after = job.size(original, quantized.int8_weights(getattr(original, "train_only", ())))
     slimming.report(
@@ -88,26 +131,19 @@ def run(args: argparse.Namespace) -> int:
         step,
         (size_before, metrics_before),
         (size_after, metrics_after),
-        {"int8_layers": len(quantized.quantized_layers()), "alphas": alphas.to_json()},
+        {
+            "method": args.method,
+            "int8_layers": len(quantized.quantized_layers()),
+            FLOAT_LAYERS: list(skipped),
+            "rollbacks": trainer.rollbacks,
+            **moves,
+        },
     )
     return command.EXIT_DONE
 
 
-def _batches(job: Job, settings: PactSettings) -> list[paddle.Tensor]:
-    """Inputs (N, 3, H, W) to calibrate on: training samples as they are, without augmentation."""
-    import paddle
-
-    sampler, data = job.task.sampler(), job.task.data
-    augment, data.augment = data.augment, False
-    try:
-        draws = [sampler.draw(step) for step in range(settings.calibration_batches)]
-        return [paddle.to_tensor(job.task.load(draw)[0]) for draw in command.progress(draws, "calibrating")]
-    finally:
-        data.augment = augment
-
-
 def _write(
-    job: Job, quantized: QuantizedNetwork, metrics: dict, step: int, compression: dict[str, str], extra: dict
+    job: Job, quantized: QuantizedNetwork, metrics: dict, step: int, compression: dict[str, str], record: dict
 ) -> None:
     """Seal and write; the network trains on with the scales that it has, not with the sealed ones."""
     from ocr_models import checkpoints
@@ -120,7 +156,7 @@ def _write(
         if plan:
             shutil.copyfile(job.folder / plan, folder / plan)
 
-    slimming.write(job, quantized.network, metrics, step, compression, extra, companions)
+    slimming.write(job, quantized.network, metrics, step, compression, {"quantize": record}, companions)
     for name, tensor in checkpoints.parameters(quantized.network).items():
         tensor.set_value(state[name])
 

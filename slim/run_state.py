@@ -2,7 +2,7 @@
 
 `state.npz` holds weights, their running average, Adam's moments (arrays by structured name) and one JSON record
 with step, sampler, best metrics and history. It is written beside the old one and renamed, so that a killed process or
-a full disk leaves the last good state.
+a full disk leaves the last good state. `good.npz` is the same of the last validation that found the model sound.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from command import ModelError
 
 FORMAT = 1
 STATE = "state.npz"
+GOOD = "good.npz"
 HISTORY = "history.json"
 ARRAYS = ("weights", "average", "moments")
 
@@ -29,7 +30,8 @@ ARRAYS = ("weights", "average", "moments")
 class RunState:
     """step: optimizer steps done. identity: what must not change between two runs of the same state.
 
-    rewarm_from: the step at which the run was last extended. moments: "<parameter>|<Adam's accumulator>" → array.
+    rewarm_from: the step at which the run was last extended. rollbacks: how often it went back to a good state;
+    rate_factor: what the learning rate is multiplied by since. moments: "<parameter>|<Adam's accumulator>" → array.
     """
 
     step: int
@@ -40,12 +42,14 @@ class RunState:
     moments: dict[str, np.ndarray]
     sampler: dict[str, int] = field(default_factory=dict)
     rewarm_from: int = 0
+    rollbacks: int = 0
+    rate_factor: float = 1.0
     best: dict[str, Any] = field(default_factory=dict)
     history: dict[str, list] = field(default_factory=lambda: {"train": [], "validation": []})
     seconds: float = 0.0
 
-    def save(self, folder: Path) -> None:
-        """Replace `folder`/state.npz and history.json at once each. Raises OSError; the old files stay then."""
+    def save(self, folder: Path, name: str = STATE) -> None:
+        """Replace `folder`/`name` and history.json at once each. Raises OSError; the old files stay then."""
         folder.mkdir(parents=True, exist_ok=True)
         record = {
             "format": FORMAT,
@@ -54,6 +58,8 @@ class RunState:
             "recipe": self.recipe,
             "sampler": self.sampler,
             "rewarm_from": self.rewarm_from,
+            "rollbacks": self.rollbacks,
+            "rate_factor": self.rate_factor,
             "best": self.best,
             "history": self.history,
             "seconds": self.seconds,
@@ -64,14 +70,14 @@ class RunState:
         # In memory first: an archive that is cut short by a full disk complains once more when it is collected.
         archive = io.BytesIO()
         np.savez(archive, **arrays)
-        _replace(folder / STATE, archive.getbuffer())
+        _replace(folder / name, archive.getbuffer())
         text = json.dumps({"recipe": self.recipe, "best": self.best, **self.history}, indent=1)
         _replace(folder / HISTORY, text.encode())
 
 
-def load_state(folder: Path) -> RunState | None:
-    """The state in `folder`; None where there is none. Raises ModelError for a damaged or foreign file."""
-    path = folder / STATE
+def load_state(folder: Path, name: str = STATE) -> RunState | None:
+    """The state `name` in `folder`; None where there is none. Raises ModelError for a damaged or foreign file."""
+    path = folder / name
     if not path.exists():
         return None
     try:

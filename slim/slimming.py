@@ -100,6 +100,23 @@ def add_arguments(parser: argparse.ArgumentParser, config: str) -> None:
     command.add_common(parser)
 
 
+def add_teacher_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--distill-weight", type=float, default=1.0, metavar="W", help="of the float model's answers in the loss"
+    )
+    parser.add_argument("--no-distill", action="store_true", help="learn from the labels alone")
+
+
+def taught(job: Job, args: argparse.Namespace) -> tuple[Task, float]:
+    """(the job's task, with the given checkpoint as the teacher unless the user wants none; the teacher's weight)."""
+    if args.no_distill or not job.recipe.steps:
+        return job.task, 0.0
+    from ocr_models import checkpoints
+    from slim.distill import with_teacher
+
+    return with_teacher(job.task, checkpoints.load_network(job.folder)[0], args.distill_weight), args.distill_weight
+
+
 def read_config(path: Path, settings: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """(the mapping under the key `settings`, {task: what differs from configs/<task>.yaml})."""
     record = read_yaml(path, "a recipe", "check --config")
@@ -226,10 +243,11 @@ def train(
     identity: dict[str, Any],
     keep: Callable[[dict[str, Any], int], None],
     begin: Callable[[Trainer], None] | None = None,
+    rescue: Callable[[Trainer], None] | None = None,
 ) -> Trainer:
     """Train `network` as the recipe says. keep(metrics, step): called while it holds the best weights so far.
 
-    begin(trainer): called before the first step.
+    begin(trainer): called before the first step. rescue(trainer): runs the trainer, with a good state to go back to.
 
     The untrained start takes part in the contest: a few noisy steps may make a model worse.
     Raises Interrupted after the state is saved, ModelError for a loss that is no number.
@@ -244,7 +262,9 @@ def train(
         "seed": job.recipe.seed,
         **identity,
     }
-    trainer = Trainer(network, task, job.recipe, job.state_folder, identity=identity, on_best=keep)
+    trainer = Trainer(
+        network, task, job.recipe, job.state_folder, identity=identity, on_best=keep, keep_good=bool(rescue)
+    )
     if begin:
         begin(trainer)
     with fast_convolutions():
@@ -257,7 +277,10 @@ def train(
             if job.recipe.steps:
                 trainer.save()  # an OUT without a state to go on from would be refused by the same command
             keep(metrics, 0)
-        trainer.run()
+        if rescue:
+            rescue(trainer)
+        else:
+            trainer.run()
     return trainer
 
 

@@ -19,16 +19,15 @@ from paddle import distributed
 
 from command import ModelError, UsageError
 from ocr_models import checkpoints
-from slim import ranks
+from slim import adam_state, ranks
 from slim.not_finite import first_not_finite
 from slim.recipes import Recipe, learning_rate
-from slim.run_state import STATE, RunState, load_state
+from slim.run_state import GOOD, STATE, RunState, load_state
 from slim.sampling import Draw, Feeder, Sampler
 from slim.training_log import Meter
 
 # Averaging touches every weight; at every fifth step it costs nothing and loses nothing.
 AVERAGE_EVERY = 5
-ADAM_STATE = ("moment1_0", "moment2_0", "beta1_pow_acc_0", "beta2_pow_acc_0")
 
 
 class Task(Protocol):
@@ -43,6 +42,10 @@ class Task(Protocol):
     def validate(self, network: paddle.nn.Layer, limit: int | None) -> dict[str, Any]: ...
 
 
+class Broken(ModelError):
+    """The weights are spoilt: a loss that is no number, or a metric that collapsed. An earlier state may be sound."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM; the state of the run is on disk."""
 
@@ -52,6 +55,7 @@ class Trainer:
 
     identity: what has to be the same when a run is resumed (network, task, seed, parent).
     on_best(metrics, step): called while the network holds the averaged weights that scored best so far.
+    keep_good: keep the state of the last sound validation besides, for `roll_back`.
     """
 
     def __init__(
@@ -64,9 +68,10 @@ class Trainer:
         identity: dict[str, Any],
         on_best: Callable[[dict[str, Any], int], None] | None = None,
         quiet: bool = False,
+        keep_good: bool = False,
     ) -> None:
         self.network, self.task, self.recipe, self.folder = network, task, recipe, folder
-        self.identity, self.on_best, self.quiet = identity, on_best, quiet
+        self.identity, self.on_best, self.quiet, self.keep_good = identity, on_best, quiet, keep_good
         self.rank, self.ranks = distributed.get_rank(), distributed.get_world_size()
         if recipe.batch < self.ranks:
             raise UsageError(
@@ -84,20 +89,23 @@ class Trainer:
         self.sampler = task.sampler()
         self.step = 0
         self.rewarm_from = 0
+        self.rollbacks, self.rate_factor = 0, 1.0
         self.best: dict[str, Any] = {}
         self.history: dict[str, list] = {"train": [], "validation": []}
         self.seconds = 0.0
         self._stop = self._unscored = False
+        self._model: paddle.nn.Layer | None = None
         self._resume()
 
     def run(self) -> dict[str, Any]:
         """Train up to `recipe.steps`; returns the best validation's metrics.
 
-        Raises Interrupted after saving, ModelError for a loss that is no number, OSError for a full disk.
+        Raises Interrupted after saving, Broken in all processes when the weights are spoilt, OSError for a full disk.
         """
         ranks.meet()  # the first process may have measured the model; DataParallel does not wait that long
         paddle.seed(self.recipe.seed + self.rank)
-        model = paddle.DataParallel(self.network) if self.ranks > 1 else self.network
+        if self._model is None:  # after a rollback its hooks are in place already
+            self._model = paddle.DataParallel(self.network) if self.ranks > 1 else self.network
         self.network.train()
         if not self.average and self.recipe.average_decay:
             self.average = self._weights()
@@ -105,11 +113,13 @@ class Trainer:
         if self._unscored:
             self._validate(meter)
             self.save()
+        if self.keep_good and self.folder and self.step < self.recipe.steps and not (self.folder / GOOD).exists():
+            self._save(self.sampler.state(), GOOD)
         with self._signals(), Feeder(self.sampler, self._load, self.step) as feeder:
             started, before = time.monotonic(), self.seconds
             while self.step < self.recipe.steps:
-                rate = learning_rate(self.recipe, self.step, self.rewarm_from)
-                loss, parts = self._one_step(model, feeder.next(), rate)
+                rate = self.rate_factor * learning_rate(self.recipe, self.step, self.rewarm_from)
+                loss, parts = self._one_step(self._model, feeder.next(), rate)
                 self.step += 1
                 self.seconds = before + time.monotonic() - started
                 meter.add(loss, parts)
@@ -120,6 +130,8 @@ class Trainer:
                     if self.folder and not (self.folder / STATE).exists():
                         self._save(feeder.state)  # what on_best writes must never be there without a state to resume
                     self._validate(meter)
+                    if self.keep_good:
+                        self._save(feeder.state, GOOD)
                 stop = ranks.any_of(self._stop)
                 if last or stop or self.step % self.recipe.save_every == 0:
                     self._save(feeder.state)
@@ -133,12 +145,12 @@ class Trainer:
     def _one_step(self, model: paddle.nn.Layer, batch: Any, rate: float) -> tuple[float, dict[str, float]]:
         loss, parts = self.task.loss(model, batch)
         value = float(loss)
-        if not np.isfinite(value):
+        broken = not np.isfinite(value)
+        if ranks.any_of(broken):
+            if not broken:
+                raise Broken(f"step {self.step + 1}: the loss is no number in another process; its log says where")
             where = first_not_finite(self.network, self.tensors, lambda network: self.task.loss(network, batch))
-            raise ModelError(
-                f"step {self.step + 1}: the loss is {value}, first seen in {where}; "
-                "lower --lr or resume from the last state"
-            )
+            raise Broken(f"step {self.step + 1}: the loss is {value}, first seen in {where}; lower --lr")
         loss.backward()
         self.optimizer.set_lr(rate)
         self.optimizer.step()
@@ -162,18 +174,27 @@ class Trainer:
 
     def _validate(self, meter: Meter) -> None:
         """Score the averaged weights with the run-time pipeline; only the first process does, the others wait."""
+        broken: Broken | None = None
         if self.rank == 0:
-            with self.averaged():
-                metrics = self.task.validate(self.network, self.recipe.validate_samples)
-                self.history["validation"].append({"step": self.step, **metrics})
-                names = self.task.metric_names
-                if not self.best or [metrics[n] for n in names] >= [self.best["metrics"][n] for n in names]:
-                    self.best = {"step": self.step, "metrics": metrics}
-                    if self.on_best:
-                        self.on_best(metrics, self.step)
-            shown = "  ".join(f"{name} {metrics[name]:.4f}" for name in metrics if isinstance(metrics[name], float))
-            meter.say(f"step {self.step}  validation: {shown}  (best at step {self.best['step']})")
+            try:
+                self._score(meter)
+            except Broken as error:
+                broken = error
         ranks.meet()
+        if ranks.any_of(broken is not None):
+            raise broken or Broken(f"step {self.step}: the first process found the model broken; its log says where")
+
+    def _score(self, meter: Meter) -> None:
+        with self.averaged():
+            metrics = self.task.validate(self.network, self.recipe.validate_samples)
+            self.history["validation"].append({"step": self.step, **metrics})
+            names = self.task.metric_names
+            if not self.best or [metrics[n] for n in names] >= [self.best["metrics"][n] for n in names]:
+                self.best = {"step": self.step, "metrics": metrics}
+                if self.on_best:
+                    self.on_best(metrics, self.step)
+        shown = "  ".join(f"{name} {metrics[name]:.4f}" for name in metrics if isinstance(metrics[name], float))
+        meter.say(f"step {self.step}  validation: {shown}  (best at step {self.best['step']})")
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -195,26 +216,48 @@ class Trainer:
         """Keep the state as it is between two steps."""
         self._save(self.sampler.state())
 
-    def _save(self, sampler_state: dict[str, int]) -> None:
-        if self.folder is None or self.rank > 0:
+    def roll_back(self, factor: float) -> bool:
+        """Go back to the last good state and lower the learning rate to `factor` of it; False where none was kept.
+
+        What happened in between is forgotten, but for the count of rollbacks and the rate, which the state keeps.
+        """
+        state = load_state(self.folder, GOOD) if self.folder and self.keep_good else None
+        if state is None:
+            return False
+        assert self.folder is not None
+        state.rollbacks, state.rate_factor = self.rollbacks + 1, self.rate_factor * factor
+        ranks.meet()  # nobody may still be reading what is written now
+        if self.rank == 0:
+            state.save(self.folder)
+        ranks.meet()
+        self.optimizer.clear_grad()
+        self._resume()
+        return True
+
+    def _save(self, sampler_state: dict[str, int], name: str = STATE) -> None:
+        if self.folder is None:
             return
         weights = self._weights()
         broken = [name for name, array in weights.items() if not np.isfinite(array).all()]
         if broken:
-            raise ModelError(f"step {self.step}: {broken[0]} is no longer finite; lower --lr or resume the last state")
+            raise Broken(f"step {self.step}: {broken[0]} is no longer finite; lower --lr")
+        if self.rank > 0:
+            return
         RunState(
             step=self.step,
             identity=self.identity,
             recipe=self.recipe.to_json(),
             weights=weights,
             average=self.average,
-            moments=self._moments(),
+            moments=adam_state.read(self.optimizer, self.tensors),
             sampler=sampler_state,
             rewarm_from=self.rewarm_from,
+            rollbacks=self.rollbacks,
+            rate_factor=self.rate_factor,
             best=self.best,
             history=self.history,
             seconds=self.seconds,
-        ).save(self.folder)
+        ).save(self.folder, name)
 
     def _resume(self) -> None:
         state = load_state(self.folder) if self.folder else None
@@ -237,35 +280,14 @@ class Trainer:
             self.average = self._weights()
         if not self.recipe.average_decay:
             self.average = {}
-        self._restore_moments(state.moments)
+        adam_state.write(self.optimizer, self.tensors, state.moments)
         self.sampler.restore(state.sampler)
         self.step, self.best, self.history, self.seconds = state.step, state.best, state.history, state.seconds
+        self.rollbacks, self.rate_factor = state.rollbacks, state.rate_factor
         finished = state.step >= state.recipe["steps"]
         # Killed during the first validation of all, which was the last as well: no weights have been handed out yet.
         self._unscored = state.step == self.recipe.steps > 0 and not state.best
         self.rewarm_from = state.step if finished else state.rewarm_from
-
-    def _parameter_names(self) -> dict[str, str]:
-        """paddle's process-wide parameter name → structured name."""
-        return {tensor.name: name for name, tensor in self.tensors.items()}
-
-    def _moments(self) -> dict[str, np.ndarray]:
-        state = self.optimizer.state_dict()
-        return {
-            f"{structured}|{kind}": np.array(state[f"{name}_{kind}"].numpy())
-            for name, structured in self._parameter_names().items()
-            for kind in ADAM_STATE
-            if f"{name}_{kind}" in state
-        }
-
-    def _restore_moments(self, moments: dict[str, np.ndarray]) -> None:
-        names = {structured: name for name, structured in self._parameter_names().items()}
-        state = {}
-        for key, array in moments.items():
-            structured, _, kind = key.partition("|")
-            state[f"{names[structured]}_{kind}"] = paddle.to_tensor(array)
-        if state:
-            self.optimizer.set_state_dict(state)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

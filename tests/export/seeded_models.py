@@ -54,11 +54,11 @@ def save_quantized(task: str, folder: Path) -> Path:
     _, _, (height, width) = SMALL[task]
     layer = network(task)
     noise = [paddle.randn([1, 3, height, width])]
-    ranges = calibration.observe(layer, noise)
+    levels = calibration.levels(calibration.observe(layer, noise))
     quantized = pact.QuantizedNetwork(layer)
-    quantized.calibrate(ranges, noise)
+    quantized.calibrate(levels, noise)
     quantized.seal()
-    return save_checkpoint(quantized.network, task, folder, compression={"quantization": pact.QUANTIZATION})
+    return save_checkpoint(quantized.network, task, folder, compression={"quantization": pact.FORMS["pact"]})
 
 
 def export_all(checkpoint: Path, targets: tuple[str, ...]) -> None:

@@ -67,7 +67,7 @@ def make_checkpoint(folder: Path, task: str) -> Path:
 
 
 def make_config(path: Path, settings: dict | None = None, **recipe) -> Path:
-    """A slimming recipe that fits the data. settings: {"prune": {…}} or {"pact": {…}}."""
+    """A slimming recipe that fits the data. settings: {"prune": {…}} or {"quantize": {…}}."""
     common = {"validate_samples": 2, "log_every": 1, "save_every": 1, "lr": 0.001, "average_decay": 0.0, **recipe}
     sections: dict[str, dict] = {task: {**common, **quick} for task, quick in QUICK.items()}
     path.write_text(yaml.safe_dump({**(settings or {}), **sections}))

@@ -11,9 +11,9 @@ import artifact
 from command import ModelError
 from ocr_models import catalogue, checkpoints
 from ocr_models.paddle_engine import InferenceEngine
-from slim.calibration import freeze_batch_norm, observe
+from slim.calibration import freeze_batch_norm, levels, observe
 from slim.layer_error import culprit, layer_errors, sqnr_db
-from slim.pact import ALPHA_L2, PACT, QUANTIZATION, QuantizedNetwork, clip, float_name, load_quantized
+from slim.pact import ALPHA_L2, FORMS, PACT, QuantizedNetwork, clip, float_name, load_quantized
 
 NAMES = ("det_mv3_db", "cls_mv3", "rec_mv3_crnn_en")
 SHAPES = {"det_mv3_db": (2, 3, 64, 96), "cls_mv3": (2, 3, 48, 192), "rec_mv3_crnn_en": (2, 3, 32, 96)}
@@ -41,9 +41,9 @@ def case(request):
     """(name, float network, calibrated fake-quant network, batches)."""
     network, batches = lived_in(request.param)
     twin, _ = lived_in(request.param)
-    ranges = observe(twin, batches)
+    found = levels(observe(twin, batches))
     quantized = QuantizedNetwork(twin)
-    quantized.calibrate(ranges, batches)
+    quantized.calibrate(found, batches)
     return request.param, network, quantized, batches
 
 
@@ -94,10 +94,10 @@ def test_observe_measures_levels_and_leaves_the_network_alone():
     network = paddle.nn.Sequential(paddle.nn.Conv2D(1, 1, 1, bias_attr=False), paddle.nn.ReLU())
     network[0].weight.set_value(paddle.full([1, 1, 1, 1], 2.0))
     x = paddle.to_tensor(np.array([[[[-8.0, 1.0], [2.0, 3.0]]]], np.float32))
-    ranges = observe(network, [x, x / 2], percentile=50)
-    # Medians of |x| are 2.5 and 1.25, peaks 8 and 4.
-    assert list(ranges) == ["0"]
-    assert tuple(ranges["0"]) == pytest.approx((1.875, 6.0))
+    seen = observe(network, [x, x / 2])
+    # The magnitudes are 8 3 2 1 and 4 1.5 1 .5: half of them are 1.5 or less.
+    assert list(seen) == ["0"] and seen["0"].peak == 8.0
+    assert levels(seen, percentile=50) == {"0": pytest.approx(1.5, abs=0.01)}
     assert not network.training
 
 
@@ -185,7 +185,7 @@ def test_round_trip_and_export(case, tmp_path):
     quantized.seal()
     with paddle.no_grad():
         expected = quantized(batches[0]).numpy()
-    save(tmp_path / "q", name, quantized, {"quantization": QUANTIZATION})
+    save(tmp_path / "q", name, quantized, {"quantization": FORMS["pact"]})
     loaded, manifest = load_quantized(tmp_path / "q")
     assert manifest.quantized and not loaded.training
     with paddle.no_grad():
@@ -218,6 +218,6 @@ def test_load_refuses_what_is_not_quantized(tmp_path):
     with artifact.create(tmp_path / "g") as temporary:
         checkpoints.save_network(network, temporary)
         manifest = artifact.Manifest("checkpoint", "cls", "c", card.network, card.input)
-        artifact.write(temporary, manifest.replace(compression={"quantization": QUANTIZATION}), "test")
+        artifact.write(temporary, manifest.replace(compression={"quantization": FORMS["pact"]}), "test")
     with pytest.raises(ModelError, match="tensors of DirectionClassifier, found no"):
         load_quantized(tmp_path / "g")

@@ -12,14 +12,16 @@ from slimming_toys import NAMES, make_checkpoint, make_config, make_data
 
 import artifact
 from command import ModelError, UsageError
+from export import nb_file, to_inference, to_nb
 from ocr_models import checkpoints
 from slim import prune, quantize
 from slim.engines import open_engine
+from slim.int8_training import Int8Guard, QuantizeSettings, compare_alphas, parse_settings
 from slim.pact import load_quantized
-from slim.pact_training import PactGuard, PactSettings, compare_alphas, parse_settings
+from slim.run_state import load_state
 from slim.tasks import ClsTask
 
-PACT = {"pact": {"calibration_batches": 2}}
+SETTINGS = {"quantize": {"calibration_batches": 2, "rollbacks": 2, "rollback_rate": 0.5}}
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def toys(tmp_path_factory):
     return (
         make_data(root / "data"),
         {task: make_checkpoint(root / task, task) for task in NAMES},
-        make_config(root / "quantize.yaml", PACT),
+        make_config(root / "quantize.yaml", SETTINGS),
     )
 
 
@@ -37,28 +39,57 @@ def command(*args):
     return quantize.run(quantize.build_parser().parse_args([str(arg) for arg in args]))
 
 
-@pytest.mark.parametrize("task", list(NAMES))
-def test_command_quantizes_and_trains(task, toys, tmp_path, capsys):
+INT8_LAYERS = {"det": 57, "cls": 54, "rec": 54}
+
+
+@pytest.mark.parametrize(
+    "task, method", [("det", "pact"), ("cls", "pact"), ("rec", "pact"), ("cls", "qat"), ("rec", "ptq"), ("det", "ptq")]
+)
+def test_command_quantizes_and_trains(task, method, toys, tmp_path, capsys):
     data, models, config = toys
     out = tmp_path / "int8"
-    common = ("--data", data, "--val", data, "--config", config, "--json")
-    assert command(models[task], "--out", out, *common, "--steps", 2) == 0
+    common = ("--data", data, "--val", data, "--config", config, "--json", "--method", method)
+    assert command(models[task], "--out", out, *common, *(() if method == "ptq" else ("--steps", 2))) == 0
     result = json.loads(capsys.readouterr().out)
-    assert result["int8_layers"] == {"det": 57, "cls": 54, "rec": 54}[task]
+    assert (result["method"], result["rollbacks"], result["float_layers"]) == (method, 0, [])
+    assert result["int8_layers"] == INT8_LAYERS[task]
     assert result["before"]["params"] == result["after"]["params"]
     assert result["after"]["weight_bytes"] < result["before"]["weight_bytes"] * (0.7 if task == "rec" else 0.35)
-    if result["best_step"]:
+    assert ("alphas" in result) == (method == "pact")
+    if method == "pact" and result["best_step"]:
         assert result["alphas"]["stuck"] == [] and result["alphas"]["median_move"] > 0
     manifest = artifact.load(out, kind="checkpoint", task=task)
-    assert manifest.compression == {"quantization": "pact-int8"}
+    assert manifest.compression == {"quantization": f"{method}-int8"}
+    assert manifest.extra["quantize"]["method"] == method
     with pytest.raises(ModelError, match="expected a float checkpoint"):
         checkpoints.load_network(out)
     quantized, _ = load_quantized(out)
+    assert quantized.method == method and len(quantized.alphas()) == (INT8_LAYERS[task] if method == "pact" else 0)
     # Sealed: the scale that stands in the file never lets through what PACT would clip.
     assert all(quantized.scales()[name] <= alpha for name, alpha in quantized.alphas().items())
     engine, _ = open_engine(out)
     assert np.isfinite(engine.run(np.zeros((1, 3, *artifact_size(task)), np.float32))).all()
     engine.close()
+
+
+def test_calibration_rules_clip_differently(toys, tmp_path):
+    """The option reaches the scales in the file; without training these are what calibration found."""
+    data, models, config = toys
+    scales = {}
+    for rule in ("kl", "hist", "mse"):
+        common = ("--data", data, "--val", data, "--config", config, "--method", "ptq", "--calibration", rule)
+        assert command(models["cls"], "--out", tmp_path / rule, *common) == 0
+        quantized, manifest = load_quantized(tmp_path / rule)
+        scales[rule] = quantized.scales()
+        assert manifest.extra["quantize"]["calibration"] == rule
+    assert len({tuple(found.values()) for found in scales.values()}) == 3
+    assert not (tmp_path / "kl.run").exists()
+
+
+def test_ptq_never_trains(toys, tmp_path):
+    data, models, _ = toys
+    with pytest.raises(UsageError, match="expected no --steps with --method ptq, found 5"):
+        command(models["cls"], "--data", data, "--out", tmp_path / "q", "--method", "ptq", "--steps", 5)
 
 
 def artifact_size(task):
@@ -85,23 +116,121 @@ def test_a_pruned_model_is_calibrated_without_steps(toys, tmp_path, capsys):
         command(tmp_path / "slim", "--out", tmp_path / "again", "--config", config, *common)
 
 
-@pytest.mark.parametrize("victim", ["backbone.blocks.4.linear_conv.conv", "head.fc"])
-def test_nan_stops_the_run_with_the_layers_name(victim, toys, tmp_path, monkeypatch):
-    """A weight that turns to NaN in the third step is found in that step, and the state before it is kept."""
-    data, models, config = toys
+def poison(monkeypatch, victim, steps):
+    """Weights of a layer that turn to NaN in each of these calls of the loss; returns the list of calls so far."""
     honest, calls = ClsTask.loss, []
 
     def poisoned(self, network, batch):
         calls.append(0)
-        if len(calls) == 3:
+        if len(calls) in steps:
             layer = dict(network.named_sublayers())[f"{victim}._layer"]
             layer.weight.set_value(paddle.full(layer.weight.shape, math.nan))
         return honest(self, network, batch)
 
     monkeypatch.setattr(ClsTask, "loss", poisoned)
-    with pytest.raises(ModelError, match=rf"step 3: the loss is nan, first seen in .*{victim}"):
+    return calls
+
+
+# To find the layer, the loss is computed once more in the step that failed.
+@pytest.mark.parametrize("victim", ["backbone.blocks.4.linear_conv.conv", "head.fc"])
+def test_nan_that_comes_again_stops_the_run_with_the_layers_name(victim, toys, tmp_path, monkeypatch, capsys):
+    data, models, config = toys
+    poison(monkeypatch, victim, {3, *range(5, 99)})
+    with pytest.raises(ModelError, match=rf"step \d: the loss is nan, first seen in .*{victim}.*, after 2 times back"):
         command(models["cls"], "--data", data, "--out", tmp_path / "q", "--config", config, "--steps", 5)
+    said = capsys.readouterr().err
+    assert "from here at 0.5 of the learning rate (time 1 of at most 2)" in said
+    assert "from here at 0.25 of the learning rate (time 2 of at most 2)" in said
     assert (tmp_path / "q.run" / "state.npz").exists()
+
+
+def test_nan_once_is_forgotten_but_for_the_rate(toys, tmp_path, monkeypatch, capsys):
+    """Broken in its first step, a run ends where one of half the rate ends: weights, moments and data go back."""
+    data, models, _ = toys
+    common = {"validate_every": 9, "warmup_steps": 0}
+    config = make_config(tmp_path / "a.yaml", SETTINGS, **common)
+    half = make_config(tmp_path / "b.yaml", SETTINGS, **common, lr=0.0005)
+    arguments = (models["cls"], "--data", data, "--steps", 4, "--no-distill")
+    assert command(*arguments, "--out", tmp_path / "half", "--config", half) == 0
+    poison(monkeypatch, "head.fc", {2})
+    capsys.readouterr()
+    assert command(*arguments, "--out", tmp_path / "q", "--config", config) == 0
+    assert "step 2: the loss is nan" in capsys.readouterr().err
+    found, wanted = load_state(tmp_path / "q.run"), load_state(tmp_path / "half.run")
+    assert (found.rollbacks, found.rate_factor, found.step) == (1, 0.5, 4)
+    assert (wanted.rollbacks, wanted.rate_factor, wanted.step) == (0, 1.0, 4)
+    assert all(np.array_equal(array, found.weights[name]) for name, array in wanted.weights.items())
+    assert all(np.array_equal(array, found.moments[name]) for name, array in wanted.moments.items())
+
+
+def test_a_kill_keeps_the_lowered_rate(toys, tmp_path, monkeypatch):
+    data, models, config = toys
+    arguments = (models["cls"], "--data", data, "--out", tmp_path / "q", "--config", config, "--steps", 4)
+    calls = poison(monkeypatch, "head.fc", {2})
+    after_rollback = ClsTask.loss
+
+    def killed(self, network, batch):
+        if len(calls) == 5:
+            raise KeyboardInterrupt  # nothing is saved on the way out
+        return after_rollback(self, network, batch)
+
+    monkeypatch.setattr(ClsTask, "loss", killed)
+    with pytest.raises(KeyboardInterrupt):
+        command(*arguments)
+    calls.extend([0] * 9)
+    assert load_state(tmp_path / "q.run").rollbacks == 1
+    assert command(*arguments) == 0
+    state = load_state(tmp_path / "q.run")
+    assert (state.step, state.rollbacks, state.rate_factor) == (4, 1, 0.5)
+
+
+def test_the_float_model_teaches(toys, tmp_path, capsys):
+    """Its answers are in the loss by default, and part of what a resumed run must have in common."""
+    data, models, config = toys
+    arguments = (models["rec"], "--data", data, "--out", tmp_path / "q", "--config", config, "--steps", 1)
+    assert command(*arguments) == 0
+    assert "teacher_posteriors" in json.dumps(json.loads((tmp_path / "q.run" / "history.json").read_text())["train"])
+    assert artifact.load(tmp_path / "q").extra["quantize"]["distill_weight"] == 1.0
+    with pytest.raises(UsageError, match="expected a run with quantize"):
+        command(*arguments, "--no-distill")
+
+
+def test_skipped_layers_stay_float_all_the_way(toys, tmp_path, capsys):
+    """By hand: one layer and one block; the checkpoint rebuilds them, and the exported program runs them in float."""
+    data, models, config = toys
+    out = tmp_path / "int8"
+    common = ("--data", data, "--config", config, "--method", "ptq", "--json")
+    assert command(models["cls"], "--out", out, *common, "--skip", "head.fc", "backbone.blocks.0.mid_se") == 0
+    skipped = ["head.fc", "backbone.blocks.0.mid_se.conv1", "backbone.blocks.0.mid_se.conv2"]
+    result = json.loads(capsys.readouterr().out)
+    assert (result["float_layers"], result["int8_layers"]) == (skipped, 51)
+    assert artifact.load(out).compression["float_layers"] == ",".join(skipped)
+    quantized, _ = load_quantized(out)
+    assert not set(skipped) & set(quantized.quantized_layers())
+    whole = tmp_path / "whole"
+    assert command(models["cls"], "--out", whole, *common) == 0
+    plain, _ = load_quantized(whole)
+    assert plain.int8_weights() - quantized.int8_weights() == sum(
+        plain.quantized_layers()[name].weight.size for name in skipped
+    )
+    exported = to_inference.export(out, tmp_path / "inference")
+    assert exported.compression["float_layers"] == ",".join(skipped)
+    counts = {}
+    for name in ("inference", "whole_inference"):
+        if name == "whole_inference":
+            to_inference.export(whole, tmp_path / name)
+        to_nb.convert(tmp_path / name, tmp_path / f"{name}_arm", target="arm")
+        kernels = [op.kernel for op in nb_file.read(tmp_path / f"{name}_arm" / "model.nb").ops if op.kernel]
+        sums = [kernel.precision for kernel in kernels if kernel.op in ("conv2d", "depthwise_conv2d", "fc")]
+        counts[name] = (sums.count("int8"), sums.count("fp32"))
+    assert counts["whole_inference"] == (54, 0)
+    assert counts["inference"] == (51, 3)
+
+
+def test_unknown_layers_are_refused(toys, tmp_path):
+    data, models, _ = toys
+    with pytest.raises(UsageError, match=r"found backbone\.blocks\.99; give one such as backbone\.conv1\.conv or head"):
+        command(models["cls"], "--data", data, "--out", tmp_path / "q", "--skip", "backbone.blocks.99")
 
 
 def watched(before, metrics):
@@ -109,12 +238,12 @@ def watched(before, metrics):
     paddle.seed(5)
     network, twin = (paddle.nn.Sequential(paddle.nn.Conv2D(3, 8, 3), paddle.nn.Conv2D(8, 8, 1)) for _ in range(2))
     twin.set_state_dict(network.state_dict())
-    from slim.calibration import observe
+    from slim.calibration import levels, observe
     from slim.pact import QuantizedNetwork
 
     x = paddle.randn([2, 3, 8, 8])
     quantized = QuantizedNetwork(twin)
-    quantized.calibrate(observe(network, [x]), [x])
+    quantized.calibrate(levels(observe(network, [x])), [x])
     values = iter(metrics)
     recipe: Any = SimpleNamespace(steps=10)
     task: Any = SimpleNamespace(
@@ -123,7 +252,7 @@ def watched(before, metrics):
         validate=lambda network, limit: {"accuracy": next(values), "samples": 9},
         loss=lambda network, batch: (network(batch).sum(), {}),
     )
-    guard = PactGuard(task, recipe, PactSettings(), network, quantized, x, {"accuracy": before})
+    guard = Int8Guard(task, recipe, QuantizeSettings(), network, quantized, x, {"accuracy": before})
     guard.follow(at_step(7))
     return guard, quantized
 
@@ -187,9 +316,12 @@ def test_alphas_that_never_move_or_vanish_are_told():
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"alpha": 1.0}, "expected only alpha_l2, .* found alpha"),
-        ({"alpha_rate": "fast"}, "expected pact.alpha_rate to be a number, found 'fast'"),
-        ({"percentile": 10}, "expected pact.percentile to be 50 to 100, found 10"),
+        ({"alpha": 1.0}, "expected only calibration, .* found alpha"),
+        ({"alpha_rate": "fast"}, "expected quantize.alpha_rate to be a number, found 'fast'"),
+        ({"rollbacks": 1.5}, "expected quantize.rollbacks to be a whole number, found 1.5"),
+        ({"percentile": 10}, "expected quantize.percentile to be 50 to 100, found 10"),
+        ({"calibration": "guess"}, "expected quantize.calibration to be kl | hist | mse, found 'guess'"),
+        ({"rollback_rate": 1.0}, "expected quantize.rollback_rate to be between 0 and 1, found 1.0"),
     ],
 )
 def test_settings_are_strict(values, message, tmp_path):

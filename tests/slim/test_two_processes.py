@@ -63,7 +63,7 @@ ranks.meet()
 @pytest.mark.parametrize(("verb", "patience"), [("prune", 32), ("quantize", 0)])
 def test_two_processes_slim_one_model(verb, patience, tmp_path):
     data, model = make_data(tmp_path / "data"), make_checkpoint(tmp_path / "cls", "cls")
-    settings = {"prune": {"prune": {"multiple": 8}}, "quantize": {"pact": {"calibration_batches": 1}}}[verb]
+    settings = {"prune": {"prune": {"multiple": 8}}, "quantize": {"quantize": {"calibration_batches": 1}}}[verb]
     config = make_config(tmp_path / "recipe.yaml", settings)
     (tmp_path / "observed.py").write_text(OBSERVED)
     words = [model, "--data", data, "--val", data, "--config", config, "--steps", 2, "--out", tmp_path / "out"]

@@ -1,4 +1,4 @@
-"""What watches over a PACT run: settings, frozen batch norm, collapse with the guilty layer's name, and what α did."""
+"""What watches over an int8 run: settings, frozen batch norm, collapse with the guilty layer's name, and what α did."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import paddle
 from paddle import nn
 
-from command import ModelError, UsageError
+from command import UsageError
 from slim.calibration import freeze_batch_norm
 from slim.layer_error import culprit, layer_errors
 from slim.pact import QuantizedNetwork
 from slim.recipes import Recipe
 from slim.sampling import Draw, Sampler
+from slim.thresholds import METHODS
+from slim.training import Broken
 
 if TYPE_CHECKING:
     from slim.training import Task, Trainer
@@ -32,45 +34,64 @@ VANISHED = 1e-2
 
 
 @dataclass(frozen=True)
-class PactSettings:
-    """alpha_l2: of the clipping levels alone. alpha_rate: their learning rate, times the level, as a multiple of the
+class QuantizeSettings:
+    """calibration: the rule (kl, hist, mse) for where to clip |activation| over `calibration_batches` training batches,
 
-    network's. percentile of |activation| over `calibration_batches` training batches: where levels start.
-    freeze_norm_after: share of the steps after which batch norm's statistics stand still.
+    and the percentile that hist takes. freeze_norm_after: share of the steps after which batch norm's statistics stand
+    still. alpha_l2: of the clipping levels alone. alpha_rate: their learning rate, times the level, as a multiple of
+    the network's. rollbacks: how often a broken run may go back, each time with `rollback_rate` of the learning rate.
     """
 
-    alpha_l2: float = 1e-3
-    alpha_rate: float = 1.0
+    calibration: str = "hist"
     percentile: float = 99.99
     calibration_batches: int = 8
     freeze_norm_after: float = 0.5
+    alpha_l2: float = 1e-3
+    alpha_rate: float = 1.0
+    rollbacks: int = 4
+    rollback_rate: float = 0.3
 
     def __post_init__(self) -> None:
         rules = {
-            "alpha_l2": (self.alpha_l2 >= 0, "0 or more"),
-            "alpha_rate": (self.alpha_rate > 0, "above 0"),
+            "calibration": (self.calibration in METHODS, " | ".join(METHODS)),
             "percentile": (50 <= self.percentile <= 100, "50 to 100"),
             "calibration_batches": (self.calibration_batches >= 1, "at least 1"),
             "freeze_norm_after": (0 <= self.freeze_norm_after <= 1, "0 to 1"),
+            "alpha_l2": (self.alpha_l2 >= 0, "0 or more"),
+            "alpha_rate": (self.alpha_rate > 0, "above 0"),
+            "rollbacks": (self.rollbacks >= 0, "0 or more"),
+            "rollback_rate": (0 < self.rollback_rate < 1, "between 0 and 1"),
         }
         for name, (sound, wanted) in rules.items():
             if not sound:
-                raise UsageError(f"expected pact.{name} to be {wanted}, found {getattr(self, name)!r}")
+                raise UsageError(f"expected quantize.{name} to be {wanted}, found {getattr(self, name)!r}")
 
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+    def to_json(self, method: str = "pact") -> dict[str, Any]:
+        """What has a say in `method`."""
+        if method == "ptq":
+            names = ("calibration", "percentile", "calibration_batches")
+            return {name: getattr(self, name) for name in names}
+        record = dataclasses.asdict(self)
+        return {name: value for name, value in record.items() if method == "pact" or not name.startswith("alpha_")}
 
 
-def parse_settings(values: dict[str, Any], path: Path) -> PactSettings:
-    """Settings from a recipe's `pact` mapping; an unknown key or a value of another type is an error."""
-    hints = typing.get_type_hints(PactSettings)
+def parse_settings(values: dict[str, Any], path: Path) -> QuantizeSettings:
+    """Settings from a recipe's `quantize` mapping; an unknown key or a value of another type is an error."""
+    hints = typing.get_type_hints(QuantizeSettings)
+    kinds: dict[Any, tuple[tuple[type, ...], str]] = {
+        float: ((int, float), "a number"),
+        int: ((int,), "a whole number"),
+        str: ((str,), "a word"),
+    }
     for key, value in values.items():
         if key not in hints:
-            raise UsageError(f"{path}: expected only {', '.join(hints)} under pact, found {key}; remove or correct it")
-        kinds = (int, float) if hints[key] is float else (int,)
-        if isinstance(value, bool) or not isinstance(value, kinds):
-            raise UsageError(f"{path}: expected pact.{key} to be a number, found {value!r}")
-    return PactSettings(**values)
+            raise UsageError(
+                f"{path}: expected only {', '.join(hints)} under quantize, found {key}; remove or correct it"
+            )
+        kind, wanted = kinds[hints[key]]
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise UsageError(f"{path}: expected quantize.{key} to be {wanted}, found {value!r}")
+    return QuantizeSettings(**values)
 
 
 @dataclass(frozen=True)
@@ -113,7 +134,7 @@ def compare_alphas(start: dict[str, float], end: dict[str, float], steps: int) -
     )
 
 
-class PactGuard:
+class Int8Guard:
     """The task as the training loop sees it, with a watch on the quantized network.
 
     original: the float twin, for naming the layer where a collapse begins. x: inputs (N, 3, H, W) to compare them on.
@@ -124,7 +145,7 @@ class PactGuard:
         self,
         task: Task,
         recipe: Recipe,
-        settings: PactSettings,
+        settings: QuantizeSettings,
         original: nn.Layer,
         quantized: QuantizedNetwork,
         x: paddle.Tensor,
@@ -157,13 +178,13 @@ class PactGuard:
         return self._task.loss(network, batch)
 
     def validate(self, network: nn.Layer, limit: int | None) -> dict[str, Any]:
-        """The task's metrics. Raises ModelError when a model that was sound has collapsed, or an α is not positive."""
+        """The task's metrics. Raises Broken when a model that was sound has collapsed, or an α is not positive."""
         metrics = self._task.validate(network, limit)
         gone = [name for name, alpha in self._quantized.alphas().items() if not alpha > 0]
         if gone:
-            raise ModelError(
+            raise Broken(
                 f"step {self._step}: expected positive clipping levels, found alpha at or below zero in {gone[0]}; "
-                "lower --lr or pact.alpha_rate"
+                "lower --lr or quantize.alpha_rate"
             )
         sound = not self.collapsed(metrics)
         if self._was_sound and not sound:
@@ -175,7 +196,7 @@ class PactGuard:
         return self._reference >= MEANINGFUL and metrics[self.metric_names[0]] < COLLAPSED * self._reference
 
     def require(self, metrics: dict[str, Any], step: int) -> None:
-        """Raise ModelError with the layer's name when these metrics are a collapse."""
+        """Raise Broken with the layer's name when these metrics are a collapse."""
         if not self.collapsed(metrics):
             return
         was_training = self._quantized.network.training
@@ -183,14 +204,14 @@ class PactGuard:
         if was_training:
             self._quantized.network.train()
         layer, name = culprit(errors), self.metric_names[0]
-        raise ModelError(
+        raise Broken(
             f"step {step}: expected int8 to keep {name} {self._reference:.4f}, found {metrics[name]:.4f}; it breaks at "
             f"layer {layer} ({errors[layer]:.1f} dB signal to noise); lower --lr, or train and calibrate on more data"
         )
 
-    def alphas(self, quantized: QuantizedNetwork, steps: int) -> Alphas:
-        """What became of the levels that `quantized` holds after `steps`."""
-        return compare_alphas(self._start, quantized.alphas(), steps)
+    def alphas(self, quantized: QuantizedNetwork, steps: int) -> Alphas | None:
+        """What became of the levels that `quantized` holds after `steps`; None for a network without levels."""
+        return compare_alphas(self._start, quantized.alphas(), steps) if self._start else None
 
     @property
     def _step(self) -> int:
