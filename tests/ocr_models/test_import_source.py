@@ -152,19 +152,26 @@ def folder(tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("name", ["cls_infer.tar", "cls_infer.tar.gz", "cls_infer.tgz", "cls_infer.zip"])
-def test_an_archive_is_imported_as_its_folder(folder, tmp_path, capsys, name):
-    files = {f"cls_infer/{path.name}": path for path in folder.iterdir()}
+@pytest.mark.parametrize("name", ["cls_train.tar", "cls_train.tar.gz", "cls_train.tgz", "cls_train.zip"])
+def test_an_archive_is_imported_as_what_is_in_it(distilled, tmp_path, capsys, name):
     note = tmp_path / "note"
     note.write_text("macOS")
-    path = pack(tmp_path / name, {**files, "__MACOSX/._inference.pdmodel": note})
+    files = {"cls_train/best_accuracy.pdparams": distilled, "__MACOSX/._best_accuracy.pdparams": note}
+    path = pack(tmp_path / name, files)
     code, _, _ = call(capsys, path, "--json", "--out", tmp_path / "packed")
     assert code == 0
-    call(capsys, folder, "--out", tmp_path / "plain")
+    call(capsys, distilled, "--out", tmp_path / "plain")
     packed, plain = artifact.load(tmp_path / "packed"), artifact.load(tmp_path / "plain")
     assert packed.files == plain.files and packed.extra["source_files"] == plain.extra["source_files"]
     assert packed.extra["source"] == name
     assert packed.extra["source_archive"] == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_an_inference_folder_in_an_archive(folder, tmp_path, capsys):
+    path = pack(tmp_path / "cls_infer.tar", {f"cls_infer/{path.name}": path for path in folder.iterdir()})
+    assert call(capsys, path, "--out", tmp_path / "packed")[0] == 0
+    assert call(capsys, folder, "--out", tmp_path / "plain")[0] == 0
+    assert artifact.load(tmp_path / "packed").files == artifact.load(tmp_path / "plain").files
 
 
 @pytest.mark.parametrize(
