@@ -91,7 +91,7 @@ def climb_model(model: Model, phone: Phone, precision: str, found: Photos | None
 def _rung(
     model: Model, phone: Phone, image: RecordedImage, tensor: Tensor, precision: str, found: Photos | None
 ) -> Rung:
-    limit = tolerances.FP16 if precision == "fp16" else model.fused
+    limit = {"fp16": tolerances.FP16, "int8": tolerances.PHONE_INT8}.get(precision, model.fused)
     assert model.manifest.input is not None
     case = f"{image.image} {tensor.index}"
     gap = _input_gap(model, phone, image, tensor, found)

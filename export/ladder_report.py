@@ -81,8 +81,9 @@ class Report:
         if on_phone:
             assert model.manifest.input is not None
             used.append(tolerances.phone_input(model.manifest.input.std))
-        if tolerances.FP16.value in on_phone:
-            used.append(tolerances.FP16)
+        for quantized, limit in ((False, tolerances.FP16), (True, tolerances.PHONE_INT8)):
+            if limit.value in on_phone and any(m.manifest.quantized == quantized for m in self.models):
+                used.append(limit)
         return [*used, tolerances.BOXES, tolerances.TEXTS, tolerances.REPEAT]
 
     def to_json(self) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lite_runtime.self_test import INPUT_LEVELS, OUTPUT_TOLERANCE
+
 
 @dataclass(frozen=True)
 class Tolerance:
@@ -27,21 +29,27 @@ AS_SAVED = Tolerance(
 )
 FUSED = Tolerance(
     "output, fused or .nb",
-    5e-4,
+    OUTPUT_TOLERANCE["fp32"],
     "fused operators and other kernels add in another order; on the steep part of a sigmoid that moves a probability "
     "by up to 5e-5, while a wrong weight, scale or layout moves it by 1e-2 and more",
 )
 INT8 = Tolerance(
     "output, fused, int8",
-    5e-4,
+    OUTPUT_TOLERANCE["fp32"],
     "the simulated int8 arithmetic runs with oneDNN off, so that the same steps are rounded the same way; "
     "Paddle-Lite's int8 kernels for x86 are wrong and are not asked",
 )
 FP16 = Tolerance(
     "output, phone fp16",
-    5e-3,
+    OUTPUT_TOLERANCE["fp16"],
     "half precision keeps 11 bits; on ARM kernels that moved a probability by 3e-4, and the bar leaves room for "
     "pictures that lie nearer to the sigmoid's steep part",
+)
+PHONE_INT8 = Tolerance(
+    "output, phone int8",
+    OUTPUT_TOLERANCE["int8"],
+    "whole numbers add up exactly, but a scale that rounds to the other side of a half moves one activation by an "
+    "8-bit step; the bar leaves room for a few of those",
 )
 PHONE_INPUT = Tolerance(
     "input tensor, phone",
@@ -65,7 +73,7 @@ REPEAT = Tolerance(
 def phone_input(std: Sequence[float]) -> Tolerance:
     """One grey level in normalised units; std: the manifest's."""
     # A hair more than the level itself, because the phone computes it in float32.
-    return Tolerance(PHONE_INPUT.what, 1.001 / (255 * min(std)), PHONE_INPUT.why)
+    return Tolerance(PHONE_INPUT.what, 1.001 * INPUT_LEVELS / (255 * min(std)), PHONE_INPUT.why)
 
 
 def fused(value: float, *, quantized: bool) -> Tolerance:
