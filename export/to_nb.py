@@ -75,14 +75,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_only(args: argparse.Namespace) -> int:
-    from export import preflight
-    from export.source import open_source
+    """Of the program alone: whatever network it is, whatever lies beside it."""
+    from export import preflight, program
 
-    source = open_source(args.model, task=args.task, charset=args.charset)
-    findings = preflight.check(source.program, args.target)
-    data = {"task": source.manifest.task, "name": source.manifest.name, "findings": preflight.record(findings)}
-    last = f"{source.manifest.name} ({source.manifest.task}) for {args.target}: "
+    findings = preflight.check(program.read(args.model), args.target)
+    last = f"{args.model} for {args.target}: "
     last += f"{len(findings)} found that would fail" if findings else "nothing found that would fail"
+    data = {"model": str(args.model), "target": args.target, "findings": preflight.record(findings)}
     command.emit(args, data, "\n\n".join(filter(None, [preflight.table(findings), last])))
     return command.EXIT_CHECK_FAILED if findings else command.EXIT_DONE
 
