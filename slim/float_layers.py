@@ -12,8 +12,11 @@ from paddle import nn
 
 import artifact
 from command import UsageError, progress
+from ocr_models import checkpoints
 from slim import ranks
+from slim.calibration import levels, observe, training_inputs
 from slim.cpu_training import fast_convolutions
+from slim.int8_training import QuantizeSettings
 from slim.layer_analysis import LayerAnalysis, choose
 from slim.measurements import Measurements
 from slim.pact import QuantizedNetwork, quantizable
@@ -36,6 +39,32 @@ def named(network: nn.Layer, words: Sequence[str]) -> tuple[str, ...]:
             )
         found.extend(name for name in meant if name not in found)
     return tuple(found)
+
+
+class Start:
+    """A job's float network, and int8 ones calibrated as `settings` say.
+
+    batches: inputs (N, 3, H, W) that the calibration saw.
+    """
+
+    def __init__(self, job: Job, method: str, settings: QuantizeSettings) -> None:
+        self._job, self._method, self._settings = job, method, settings
+        self.original, _ = checkpoints.load_network(job.folder)
+        self.batches = training_inputs(job.task, settings.calibration_batches)
+        seen = observe(self.original, self.batches)
+        self._levels = levels(seen, settings.calibration, settings.percentile)
+
+    def record(self) -> dict[str, Any]:
+        """For manifests and identities."""
+        return {"method": self._method, **self._settings.to_json(self._method)}
+
+    def quantized(self, float_layers: Sequence[str] = ()) -> QuantizedNetwork:
+        """A new one at each call, with these layers in float."""
+        network, _ = checkpoints.load_network(self._job.folder)
+        quantized = QuantizedNetwork(network, self._method, float_layers)
+        quantized.calibrate(self._levels, self.batches)
+        quantized.set_alpha_training(self._settings.alpha_rate, self._settings.alpha_l2)
+        return quantized
 
 
 def analysis(
@@ -75,26 +104,21 @@ def search(layers: LayerAnalysis, most: float) -> list[str]:
     return [name for name in layers.layers if name in kept]
 
 
-def find(
-    job: Job,
-    quantized: QuantizedNetwork,
-    batches: Sequence[paddle.Tensor],
-    record: dict[str, Any],
-    most: float,
-    skipped: Sequence[str],
-) -> tuple[str, ...]:
+def find(job: Job, start: Start, skipped: Sequence[str], most: float) -> tuple[str, ...]:
     """`skipped` and what else has to stay float; searched by the first process, known to all, and kept for a resume."""
     folder = job.state_folder / "layers"
+    layers = None
     if job.first:
-        layers = analysis(job, quantized, batches, record, folder)
-        found = search(layers, most)
-        extra = sum(layers.float_bytes(name) for name in found)
-        _say(f"kept in float for at most {most} lost: {', '.join(found) or 'none'} ({extra:,} bytes)")
-        layers.known.put(CHOICE, found)
+        layers = analysis(job, start.quantized(skipped), start.batches, start.record(), folder)
+        choice = layers.known.get(CHOICE)
+        if choice is None or choice["most"] != most:
+            found = search(layers, most)
+            extra = sum(layers.float_bytes(name) for name in found)
+            _say(f"kept in float for at most {most} lost: {', '.join(found) or 'none'} ({extra:,} bytes)")
+            layers.known.put(CHOICE, {"most": most, "layers": found})
     ranks.meet()
-    if not job.first:
-        found = analysis(job, quantized, batches, record, folder).known.get(CHOICE)
-    return (*skipped, *found)
+    layers = layers or analysis(job, start.quantized(skipped), start.batches, start.record(), folder)
+    return (*skipped, *layers.known.get(CHOICE)["layers"])
 
 
 def _say(text: str) -> None:

@@ -51,43 +51,31 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     path = args.config or CONFIGS / "quantize.yaml"
     values, differences = slimming.read_config(path, "quantize")
-    if args.max_loss is not None and not 0 <= args.max_loss < 1:
-        raise command.UsageError(f"expected --max-loss from 0 to below 1, found {args.max_loss}")
+    slimming.check_max_loss(args.max_loss)
     if args.method == "ptq":
         if args.steps:
             raise command.UsageError(f"expected no --steps with --method ptq, found {args.steps}; ptq never trains")
         args.steps = 0
     job = slimming.open_job(args, "quantize.py", differences)
 
-    from ocr_models import checkpoints
     from slim import float_layers, rollback
-    from slim.calibration import levels, observe, training_inputs
     from slim.int8_training import Int8Guard, parse_settings
-    from slim.pact import FLOAT_LAYERS, FORMS, QuantizedNetwork, load_quantized
+    from slim.pact import FLOAT_LAYERS, FORMS, load_quantized
     from slim.training import Interrupted
 
     settings = parse_settings(values, path)
     if args.calibration:
         settings = dataclasses.replace(settings, calibration=args.calibration)
-    original, _ = checkpoints.load_network(job.folder)
+    start = float_layers.Start(job, args.method, settings)
+    original, record = start.original, start.record()
     skipped = float_layers.named(original, args.skip)
     size_before = job.size(original)
     metrics_before = slimming.metrics_before(job, original) if job.first else {}
-    batches = training_inputs(job.task, settings.calibration_batches)
-    clipping = levels(observe(original, batches), settings.calibration, settings.percentile)
-
-    def quantize(float_layers: tuple[str, ...]) -> QuantizedNetwork:
-        quantized = QuantizedNetwork(checkpoints.load_network(job.folder)[0], args.method, float_layers)
-        quantized.calibrate(clipping, batches)
-        return quantized
-
-    record = {"method": args.method, **settings.to_json(args.method)}
     if args.max_loss is not None:
-        skipped = float_layers.find(job, quantize(skipped), batches, record, args.max_loss, skipped)
-    quantized = quantize(skipped)
-    quantized.set_alpha_training(settings.alpha_rate, settings.alpha_l2)
+        skipped = float_layers.find(job, start, skipped, args.max_loss)
+    quantized = start.quantized(skipped)
     task, weight = slimming.taught(job, args)
-    guard = Int8Guard(task, job.recipe, settings, original, quantized, batches[0], metrics_before)
+    guard = Int8Guard(task, job.recipe, settings, original, quantized, start.batches[0], metrics_before)
 
     compression = {**job.manifest.compression, "quantization": FORMS[args.method]}
     if skipped:

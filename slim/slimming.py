@@ -107,6 +107,12 @@ def add_teacher_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-distill", action="store_true", help="learn from the labels alone")
 
 
+def check_max_loss(value: float | None) -> None:
+    """Raises UsageError for an impossible --max-loss."""
+    if value is not None and not 0 <= value < 1:
+        raise command.UsageError(f"expected --max-loss from 0 to below 1, found {value}")
+
+
 def taught(job: Job, args: argparse.Namespace) -> tuple[Task, float]:
     """(the job's task, with the given checkpoint as the teacher unless the user wants none; the teacher's weight)."""
     if args.no_distill or not job.recipe.steps:

@@ -18,7 +18,7 @@ from slim import prune, quantize
 from slim.engines import open_engine
 from slim.int8_training import Int8Guard, QuantizeSettings, compare_alphas, parse_settings
 from slim.pact import load_quantized
-from slim.run_state import load_state
+from slim.run_state import RunState, load_state
 from slim.tasks import ClsTask
 
 SETTINGS = {"quantize": {"calibration_batches": 2, "rollbacks": 2, "rollback_rate": 0.5}}
@@ -131,6 +131,12 @@ def poison(monkeypatch, victim, steps):
     return calls
 
 
+def state(folder) -> RunState:
+    found = load_state(folder)
+    assert found is not None
+    return found
+
+
 # To find the layer, the loss is computed once more in the step that failed.
 @pytest.mark.parametrize("victim", ["backbone.blocks.4.linear_conv.conv", "head.fc"])
 def test_nan_that_comes_again_stops_the_run_with_the_layers_name(victim, toys, tmp_path, monkeypatch, capsys):
@@ -156,7 +162,7 @@ def test_nan_once_is_forgotten_but_for_the_rate(toys, tmp_path, monkeypatch, cap
     capsys.readouterr()
     assert command(*arguments, "--out", tmp_path / "q", "--config", config) == 0
     assert "step 2: the loss is nan" in capsys.readouterr().err
-    found, wanted = load_state(tmp_path / "q.run"), load_state(tmp_path / "half.run")
+    found, wanted = state(tmp_path / "q.run"), state(tmp_path / "half.run")
     assert (found.rollbacks, found.rate_factor, found.step) == (1, 0.5, 4)
     assert (wanted.rollbacks, wanted.rate_factor, wanted.step) == (0, 1.0, 4)
     assert all(np.array_equal(array, found.weights[name]) for name, array in wanted.weights.items())
@@ -178,10 +184,10 @@ def test_a_kill_keeps_the_lowered_rate(toys, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         command(*arguments)
     calls.extend([0] * 9)
-    assert load_state(tmp_path / "q.run").rollbacks == 1
+    assert state(tmp_path / "q.run").rollbacks == 1
     assert command(*arguments) == 0
-    state = load_state(tmp_path / "q.run")
-    assert (state.step, state.rollbacks, state.rate_factor) == (4, 1, 0.5)
+    found = state(tmp_path / "q.run")
+    assert (found.step, found.rollbacks, found.rate_factor) == (4, 1, 0.5)
 
 
 def test_the_float_model_teaches(toys, tmp_path, capsys):
