@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
         args.steps = 0
     job = slimming.open_job(args, "quantize.py", differences)
 
+    from ocr_models import checkpoints
     from slim import float_layers, rollback
     from slim.int8_training import Int8Guard, parse_settings
     from slim.pact import FLOAT_LAYERS, FORMS, load_quantized
@@ -66,9 +67,9 @@ def run(args: argparse.Namespace) -> int:
     settings = parse_settings(values, path)
     if args.calibration:
         settings = dataclasses.replace(settings, calibration=args.calibration)
+    skipped = float_layers.named(checkpoints.load_network(job.folder)[0], args.skip)
     start = float_layers.Start(job, args.method, settings)
     original, record = start.original, start.record()
-    skipped = float_layers.named(original, args.skip)
     size_before = job.size(original)
     metrics_before = slimming.metrics_before(job, original) if job.first else {}
     if args.max_loss is not None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
@@ -42,9 +43,7 @@ def command(*args):
 INT8_LAYERS = {"det": 57, "cls": 54, "rec": 54}
 
 
-@pytest.mark.parametrize(
-    "task, method", [("det", "pact"), ("cls", "pact"), ("rec", "pact"), ("cls", "qat"), ("rec", "ptq"), ("det", "ptq")]
-)
+@pytest.mark.parametrize("task, method", [("det", "ptq"), ("cls", "qat"), ("rec", "pact")])
 def test_command_quantizes_and_trains(task, method, toys, tmp_path, capsys):
     data, models, config = toys
     out = tmp_path / "int8"
@@ -70,6 +69,16 @@ def test_command_quantizes_and_trains(task, method, toys, tmp_path, capsys):
     engine, _ = open_engine(out)
     assert np.isfinite(engine.run(np.zeros((1, 3, *artifact_size(task)), np.float32))).all()
     engine.close()
+    assert arm_kernels(out) == {"int8": INT8_LAYERS[task] - (task == "det")}  # the threshold branch only trains
+
+
+def arm_kernels(checkpoint) -> dict[str, int]:
+    """How many convolutions and linear layers opt gives a kernel of which precision."""
+    inference, arm = (checkpoint.with_name(f"{checkpoint.name}_{end}") for end in ("inference", "arm"))
+    assert to_inference.export(checkpoint, inference).compression == artifact.load(checkpoint).compression
+    to_nb.convert(inference, arm, target="arm")
+    kernels = [op.kernel for op in nb_file.read(arm / "model.nb").ops if op.kernel]
+    return Counter(kernel.precision for kernel in kernels if kernel.op in ("conv2d", "depthwise_conv2d", "fc"))
 
 
 def test_calibration_rules_clip_differently(toys, tmp_path):
@@ -138,7 +147,7 @@ def state(folder) -> RunState:
 
 
 # To find the layer, the loss is computed once more in the step that failed.
-@pytest.mark.parametrize("victim", ["backbone.blocks.4.linear_conv.conv", "head.fc"])
+@pytest.mark.parametrize("victim", ["backbone.blocks.4.linear_conv.conv"])
 def test_nan_that_comes_again_stops_the_run_with_the_layers_name(victim, toys, tmp_path, monkeypatch, capsys):
     data, models, config = toys
     poison(monkeypatch, victim, {3, *range(5, 99)})
@@ -213,24 +222,7 @@ def test_skipped_layers_stay_float_all_the_way(toys, tmp_path, capsys):
     assert artifact.load(out).compression["float_layers"] == ",".join(skipped)
     quantized, _ = load_quantized(out)
     assert not set(skipped) & set(quantized.quantized_layers())
-    whole = tmp_path / "whole"
-    assert command(models["cls"], "--out", whole, *common) == 0
-    plain, _ = load_quantized(whole)
-    assert plain.int8_weights() - quantized.int8_weights() == sum(
-        plain.quantized_layers()[name].weight.size for name in skipped
-    )
-    exported = to_inference.export(out, tmp_path / "inference")
-    assert exported.compression["float_layers"] == ",".join(skipped)
-    counts = {}
-    for name in ("inference", "whole_inference"):
-        if name == "whole_inference":
-            to_inference.export(whole, tmp_path / name)
-        to_nb.convert(tmp_path / name, tmp_path / f"{name}_arm", target="arm")
-        kernels = [op.kernel for op in nb_file.read(tmp_path / f"{name}_arm" / "model.nb").ops if op.kernel]
-        sums = [kernel.precision for kernel in kernels if kernel.op in ("conv2d", "depthwise_conv2d", "fc")]
-        counts[name] = (sums.count("int8"), sums.count("fp32"))
-    assert counts["whole_inference"] == (54, 0)
-    assert counts["inference"] == (51, 3)
+    assert arm_kernels(out) == {"int8": 51, "fp32": 3}
 
 
 def test_unknown_layers_are_refused(toys, tmp_path):
