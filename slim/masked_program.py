@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ import paddle
 from paddle import nn, static
 
 from command import ModelError
+from slim import pixelwise_end
 from slim.pact import quiet
 
 # What may stand between a convolution and its mask: work on each channel by itself.
@@ -42,7 +43,10 @@ class Cut(NamedTuple):
 class Runner:
     """A program on paddle.inference: arrays by name in, arrays in order out."""
 
-    def __init__(self, program: bytes, weights: bytes, inputs: Sequence[str], threads: int) -> None:
+    def __init__(
+        self, program: bytes, weights: bytes, threads: int, finish: Callable[[np.ndarray], np.ndarray] | None = None
+    ) -> None:
+        """finish: makes the one output from what the program gives."""
         config = paddle.inference.Config()
         config.set_model_buffer(program, len(program), weights, len(weights))
         config.disable_gpu()
@@ -54,15 +58,16 @@ class Runner:
         self._predictor = predictor
         self._inputs = {name: predictor.get_input_handle(name) for name in predictor.get_input_names()}
         self._outputs = [predictor.get_output_handle(name) for name in predictor.get_output_names()]
-        self.inputs = tuple(inputs)
+        self._finish = finish
 
     def run(self, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """The outputs, copies of their own. arrays: float32, one for each of `inputs`."""
+        """The outputs, copies of their own. arrays: float32, by the name of the input; others are passed over."""
         for name, handle in self._inputs.items():
             handle.reshape(list(arrays[name].shape))
             handle.copy_from_cpu(np.ascontiguousarray(arrays[name]))
         self._predictor.run()
-        return [handle.copy_to_cpu().copy() for handle in self._outputs]
+        outputs = [handle.copy_to_cpu().copy() for handle in self._outputs]
+        return [self._finish(outputs[0])] if self._finish else outputs
 
 
 class MaskedProgram:
@@ -85,6 +90,9 @@ class MaskedProgram:
             network.forward = traced.forward.dygraph_function
             with self._static():
                 self._program, _, _ = static.load_inference_model(prefix, static.Executor(paddle.CPUPlace()))
+                result = _result(self._program)
+                self._end = pixelwise_end.find(self._program.global_block(), result, self._value)
+        self._last = self._end.source if self._end else result
 
     @contextlib.contextmanager
     def _static(self) -> Iterator[None]:
@@ -98,7 +106,7 @@ class MaskedProgram:
     def whole(self) -> Runner:
         """The network as it is."""
         with self._static(), quiet():
-            return self._runner(self._program, ["x"], [_result(self._program)])
+            return self._runner(self._program, ["x"], [self._last], self._end)
 
     def cut(self, filters: Mapping[str, int]) -> Cut:
         """The programs before and after the masks of `filters`: {structured name of a weight: its filters}.
@@ -115,17 +123,18 @@ class MaskedProgram:
             masks = _masks(block, by_parameter, constant)
             if not masks:
                 return Cut(None, None, {}, ())
-            inputs = {}
+            inputs, last = {}, self._last
             for name, end in masks.items():
                 inputs[name] = f"mask@{end}"
-                self._insert(block, end, inputs[name], filters[name])
-            held = _held(block, constant, set(inputs.values()))
-            after = self._runner(program, [*held, *inputs.values()], [_result(program)])
+                masked = self._insert(block, end, inputs[name], filters[name])
+                last = masked if end == last else last
+            held = _lighter(block, _held(block, constant, set(inputs.values())))
+            after = self._runner(program, [*held, *inputs.values()], [last], self._end)
             before = None if held == ["x"] else self._runner(self._program, ["x"], held)
         return Cut(before, after, inputs, tuple(held))
 
-    def _insert(self, block: Any, name: str, mask: str, channels: int) -> None:
-        """Multiply the variable `name` (N, C, H, W) by an input (1, C, 1, 1) for whoever reads it."""
+    def _insert(self, block: Any, name: str, mask: str, channels: int) -> str:
+        """Multiply the variable `name` (N, C, H, W) by an input (1, C, 1, 1) for all readers; the product's name."""
         source = block.var(name)
         block.create_var(name=mask, shape=[1, channels, 1, 1], dtype="float32", is_data=True, need_check_feed=False)
         masked = f"{name}@masked"
@@ -140,14 +149,25 @@ class MaskedProgram:
             outputs={"Out": [masked]},
             attrs={"axis": -1},
         )
+        return masked
 
-    def _runner(self, program: Any, feeds: Sequence[str], fetches: Sequence[str]) -> Runner:
+    def _value(self, name: str) -> np.ndarray:
+        return np.array(self._scope.find_var(name).get_tensor())
+
+    def _runner(
+        self,
+        program: Any,
+        feeds: Sequence[str],
+        fetches: Sequence[str],
+        end: pixelwise_end.PixelwiseEnd | None = None,
+    ) -> Runner:
         block = program.global_block()
         inputs, outputs = [block.var(name) for name in feeds], [block.var(name) for name in fetches]
         executor = static.Executor(paddle.CPUPlace())
         model = static.serialize_program(inputs, outputs, program=program)
         weights = static.serialize_persistables(inputs, outputs, executor, program=program)
-        return Runner(model, weights, feeds, self.threads)
+        # A mask alone has no weights.
+        return Runner(model, weights or b"", self.threads, end.run if end else None)
 
 
 def _result(program: Any) -> str:
@@ -193,6 +213,23 @@ def _consumers(block: Any) -> dict[str, list[Any]]:
     return found
 
 
+def _lighter(block: Any, held: Sequence[str]) -> list[str]:
+    """The same, but for the input of a widening 1x1 convolution instead of its output.
+
+    Handing over the wide array and bringing it into oneDNN's layout takes longer than computing it again.
+    """
+    makers = {op.output("Output")[0]: op for op in block.ops if op.type == "conv2d"}
+    lighter: list[str] = []
+    for name in held:
+        if name in makers:
+            shape = block.var(makers[name].input("Filter")[0]).shape
+            if tuple(shape[2:]) == (1, 1) and 2 * shape[1] <= shape[0]:
+                name = makers[name].input("Input")[0]
+        if name not in lighter:
+            lighter.append(name)
+    return lighter
+
+
 def _end(op: Any, consumers: Mapping[str, list[Any]], constant: set[str]) -> str:
     """The last variable behind a convolution that its channels reach each by itself."""
     name = op.output("Output")[0]
@@ -210,8 +247,10 @@ def _held(block: Any, constant: set[str], masks: set[str]) -> list[str]:
     """Variables that a masked program takes over from the part that no mask reaches."""
     reached, held = set(masks), []
     for op in block.ops:
+        if op.type in ("feed", "fetch"):
+            continue
         names: Iterable[str] = op.input_arg_names
-        if op.type in ("feed", "fetch") or not any(name in reached for name in names):
+        if not any(name in reached for name in names):
             continue
         for name in names:
             if name not in reached and name not in constant and name not in held:

@@ -14,6 +14,7 @@ reference size. measured false: out of range after a smaller ratio, and the metr
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import json
 from collections.abc import Iterable
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import command
+from artifact import Manifest
 from command import ModelError, one_line
 
 FILE = "sensitivity.json"
@@ -107,11 +109,17 @@ class Sensitivity:
                 return low + (high - low) * (ratio - left) / (right - left)
         raise AssertionError
 
+    def to_json(self) -> str:
+        return json.dumps({"schema": SCHEMA, **dataclasses.asdict(self)}, indent=1) + "\n"
+
+    def digest(self) -> str:
+        """sha256 of what `save` writes."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
     def save(self, path: str | Path) -> None:
         """Write as JSON, whole or not at all; a folder gets the file `sensitivity.json`."""
         path = Path(path)
-        text = json.dumps({"schema": SCHEMA, **dataclasses.asdict(self)}, indent=1) + "\n"
-        command.write_text(path / FILE if path.is_dir() else path, text)
+        command.write_text(path / FILE if path.is_dir() else path, self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> Sensitivity:
@@ -138,6 +146,12 @@ class Sensitivity:
                 f"{path}: expected a sensitivity record (JSON, schema {SCHEMA}), found {one_line(repr(error))[:120]}; "
                 "make it again with slim/sensitivity.py"
             ) from None
+
+
+def weights_digest(manifest: Manifest) -> str:
+    """What `weights` holds of a record that was measured on this checkpoint."""
+    weights = {name: entry["sha256"] for name, entry in manifest.files.items()}
+    return hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()
 
 
 def _group(entry: dict[str, Any]) -> GroupSensitivity:
