@@ -3,6 +3,7 @@
     python slim/evaluate.py out/rec --data data/test                       lines exactly right, 1−NED
     python slim/evaluate.py out/det out/cls out/rec --data data/test       each, and end to end
     python slim/evaluate.py out/bundle-x86 --data data/test
+    python slim/evaluate.py out/det --data data/test --per-image out/det-images.json
 
 Takes checkpoint, inference and fp32 x86 .nb artifacts; an .nb for ARM or with int8 kernels cannot be judged on this
 machine and is refused. Intervals: 95 %, bootstrap over images (lines for cls and rec).
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -28,6 +30,13 @@ if TYPE_CHECKING:
     from lite_runtime.engine import Engine
 
 BATCH = 32
+# What one sample's record holds; two models' records of the same samples say how sure their difference is.
+COLUMNS = {
+    "det": ("matched", "detected", "expected"),
+    "cls": ("right",),
+    "rec": ("exact", "similarity"),
+    "system": ("matched", "detected", "expected"),
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,6 +49,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="labels: DIR/<task>/label.txt")
     parser.add_argument("--limit", type=int, help="at most so many samples a task, spread over all of them")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the result as JSON")
+    parser.add_argument("--per-image", type=Path, metavar="FILE", help="also write every sample's own score as JSON")
+    parser.add_argument("--end-to-end", action="store_true", help="measure only what det [cls] rec read together")
     parser.add_argument("--record", action="store_true", help="write each model's metrics into its manifest")
     parser.add_argument("--threads", type=int, default=1, help="threads of paddle.inference (default: 1)")
     command.add_common(parser)
@@ -53,24 +64,29 @@ def run(args: argparse.Namespace) -> int:
         raise command.UsageError(
             f"expected --record without --limit, found --limit {args.limit}; a manifest holds metrics of all samples"
         )
-    if args.out is not None and (args.out.is_dir() or not args.out.parent.is_dir()):
-        # Said before the minutes that evaluating takes, not after them.
-        raise command.UsageError(
-            f"{args.out}: expected a file to write in a folder that exists, found none; give another --out"
-        )
+    for option, path in (("--out", args.out), ("--per-image", args.per_image)):
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            # Said before the minutes that evaluating takes, not after them.
+            raise command.UsageError(
+                f"{path}: expected a file to write in a folder that exists, found none; give another {option}"
+            )
     if args.record and (bundles := [str(path) for path in args.artifacts if _is_bundle(path)]):
         raise command.UsageError(
             f"{bundles[0]}: expected single models with --record, found a bundle, whose hashes it would break; "
             "record the models that it was made from"
         )
     folders = _folders(args.artifacts)
+    if args.end_to_end and not {"det", "rec"} <= set(folders):
+        raise command.UsageError(
+            f"expected a detector and a recognizer with --end-to-end, found {', '.join(folders)}; give both"
+        )
     cpu_environment.prepare(args.threads)
     from slim.engines import open_engine
 
     opened = {task: (*open_engine(folder, threads=args.threads), folder) for task, folder in folders.items()}
     results: dict[str, dict[str, Any]] = {}
     with _quick(manifest.kind for _, manifest, _ in opened.values()):
-        for task, (engine, manifest, folder) in opened.items():
+        for task, (engine, manifest, folder) in () if args.end_to_end else opened.items():
             results[task] = _judge(task, _stage(engine, manifest, folder), args.data, args.limit)
             if args.record:
                 _record(folder, manifest, results[task])
@@ -78,6 +94,9 @@ def run(args: argparse.Namespace) -> int:
             results["system"] = _judge("system", _pipeline(opened), args.data, args.limit)
     for engine, _, _ in opened.values():
         engine.close()
+    scores = {task: result.pop("per_image") for task, result in results.items()}
+    if args.per_image is not None:
+        command.write_text(args.per_image, json.dumps({"schema": 1, "tasks": scores}) + "\n")
     report = {
         "data": str(args.data),
         "models": {task: str(folder) for task, folder in folders.items()},
@@ -151,7 +170,8 @@ def _pipeline(opened: dict[str, tuple[Engine, Manifest, Path]]) -> Any:
 def _judge(task: str, stage: Any, data: Path, limit: int | None) -> dict[str, Any]:
     """What one stage scores, or the whole pipeline on the detector's scenes.
 
-    {"metrics", "intervals", "samples", "measured_on": see scoring.measured_on}
+    {"metrics", "intervals", "samples", "measured_on": see scoring.measured_on,
+    "per_image": {"labels_sha256", "columns", "images": paths from the label file's folder, "records": a row an image}}
     """
     from slim import labels, metrics, scoring
 
@@ -178,11 +198,18 @@ def _judge(task: str, stage: Any, data: Path, limit: int | None) -> dict[str, An
     samples = scoring.spread(known, limit)
     print(f"{task}: {len(samples)} samples of {label_file}", file=sys.stderr, flush=True)
     records = score[task](stage, samples)
+    measured_on = scoring.measured_on(label_file, len(samples), len(known))
     return {
         "metrics": measure[task](records),
         "intervals": metrics.bootstrap(records, measure[task]),
         "samples": len(samples),
-        "measured_on": scoring.measured_on(label_file, len(samples), len(known)),
+        "measured_on": measured_on,
+        "per_image": {
+            "labels_sha256": measured_on["labels_sha256"],
+            "columns": COLUMNS[task],
+            "images": [os.path.relpath(path, label_file.parent) for path, _ in samples],
+            "records": metrics.rows(records),
+        },
     }
 
 

@@ -7,7 +7,7 @@ numbers.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -114,6 +114,13 @@ def reading(scores: np.ndarray) -> dict[str, float]:
 def direction(right: np.ndarray) -> dict[str, float]:
     """accuracy from (N,) flags of right answers; 0 for no crop."""
     return {"accuracy": float(right.mean()) if len(right) else 0.0}
+
+
+def rows(records: Sequence[Counts] | np.ndarray) -> list[list[float]]:
+    """One list of plain numbers a record: matched, detected, expected of Counts; (N,) and (N, K) arrays as they are."""
+    if isinstance(records, np.ndarray):
+        return records.reshape(len(records), -1).tolist()
+    return [list(astuple(count)) for count in records]
 
 
 def bootstrap(

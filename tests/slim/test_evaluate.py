@@ -139,6 +139,31 @@ def test_three_models_are_judged_end_to_end_as_well(models, toy_data, tmp_path, 
     assert json.loads((tmp_path / "report.json").read_text())["results"] == results
 
 
+def test_every_sample_has_a_record_of_its_own(models, toy_data, tmp_path, capsys):
+    parts = [models / "inference" / task for task in ("rec", "det")]
+    file = tmp_path / "images.json"
+    results = evaluated(capsys, *parts, "--data", toy_data, "--limit", "3", "--per-image", file)
+    assert all("per_image" not in result for result in results.values())
+    tasks = json.loads(file.read_text())["tasks"]
+    assert set(tasks) == {"det", "rec", "system"}
+    assert tasks["det"]["images"] == ["images/0.png", "images/2.png", "images/3.png"]
+    assert tasks["rec"]["labels_sha256"] == results["rec"]["measured_on"]["labels_sha256"]
+    exact, similarity = np.mean(tasks["rec"]["records"], axis=0)
+    assert {"accuracy": exact, "ned": similarity} == pytest.approx(results["rec"]["metrics"])
+    assert tasks["det"]["columns"] == ["matched", "detected", "expected"]
+    matched, detected, expected = np.sum(tasks["det"]["records"], axis=0)
+    assert expected == 12 and detected and matched / expected == pytest.approx(results["det"]["metrics"]["recall"])
+
+
+def test_only_the_whole_chain_can_be_measured(models, toy_data, tmp_path, capsys):
+    parts = [models / "inference" / task for task in ("det", "rec")]
+    assert list(evaluated(capsys, *parts, "--data", toy_data, "--limit", "1", "--end-to-end")) == ["system"]
+    with pytest.raises(UsageError, match="expected a detector and a recognizer with --end-to-end, found det;"):
+        evaluated(capsys, parts[0], "--data", toy_data, "--end-to-end")
+    with pytest.raises(UsageError, match="give another --per-image"):
+        evaluated(capsys, *parts, "--data", toy_data, "--per-image", tmp_path / "none" / "a.json")
+
+
 def test_record_writes_the_metrics_into_the_manifest(models, toy_data, capsys):
     folder = models / "checkpoint" / "cls"
     older = artifact.load(folder).replace(extra={"steps": 3, "validation_samples": 7})
