@@ -24,6 +24,7 @@ MULTIPLE = 8
 # Beyond this share hardly a filter is left of any layer.
 MAX_RATIO = 0.9
 SEARCH_STEPS = 12
+MAX_LEVELS = 64
 
 
 class Group(NamedTuple):
@@ -41,6 +42,16 @@ class Group(NamedTuple):
 def kept_filters(filters: int, ratio: float, multiple: int = MULTIPLE) -> int:
     """How many of `filters` stay when a share `ratio` is to go: the nearest multiple, at least one, at most all."""
     return min(filters, max(multiple, int(filters * (1.0 - ratio) / multiple + 0.5) * multiple))
+
+
+def levels(filters: int, multiple: int = MULTIPLE, deepest: float = MAX_RATIO) -> tuple[int, ...]:
+    """Numbers of filters that may stay, from all downwards in multiples; no more than a share `deepest` goes.
+
+    At most MAX_LEVELS of them: finer steps cost the search much and win it nothing.
+    """
+    step = multiple * -(-filters // (multiple * MAX_LEVELS))
+    first = (filters - 1) // step * step
+    return (filters, *(kept for kept in range(first, 0, -step) if 1.0 - kept / filters <= deepest + 1e-9))
 
 
 class FilterPruner:
@@ -78,7 +89,11 @@ class FilterPruner:
 
     def ratios(self, ratio: float, multiple: int = MULTIPLE) -> dict[str, float]:
         """Share of each group's filters that really goes when `ratio` is asked for everywhere."""
-        return {g.name: 1.0 - kept_filters(g.filters, ratio, multiple) / g.filters for g in self.groups}
+        return self.ratios_for({g.name: kept_filters(g.filters, ratio, multiple) for g in self.groups})
+
+    def ratios_for(self, kept: Mapping[str, int]) -> dict[str, float]:
+        """The same for filters that stay by group."""
+        return {g.name: 1.0 - kept[g.name] / g.filters for g in self.groups}
 
     def plan(self, ratios: Mapping[str, float]) -> PrunePlan:
         """What stays when from each named group that share of its filters goes; the network is not touched."""

@@ -12,7 +12,7 @@ import json
 import shutil
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -177,16 +177,22 @@ def open_job(args: argparse.Namespace, name: str, differences: dict[str, dict[st
 
 
 def _recipe(args: argparse.Namespace, task: str, difference: dict[str, Any]) -> Recipe:
-    """configs/<task>.yaml with what differs, then the command line; a short run warms up and validates in time."""
+    """configs/<task>.yaml with what differs, then the command line."""
     given = {"steps": args.steps, "lr": args.lr, "batch": args.batch, "seed": args.seed}
     given = {key: value for key, value in given.items() if value is not None}
     if args.val_samples:
         given["validate_samples"] = args.val_samples
     recipe = load_recipe(CONFIGS / f"{task}.yaml", **{**difference, **given})
+    return shortened(recipe, recipe.steps)
+
+
+def shortened(recipe: Recipe, steps: int) -> Recipe:
+    """The recipe for so many steps: a short run warms up and validates in time, too."""
     return dataclasses.replace(
         recipe,
-        warmup_steps=min(recipe.warmup_steps, recipe.steps // 10),
-        validate_every=min(recipe.validate_every, max(-(-recipe.steps // 3), 1)),
+        steps=steps,
+        warmup_steps=min(recipe.warmup_steps, steps // 10),
+        validate_every=min(recipe.validate_every, max(-(-steps // 3), 1)),
     )
 
 
@@ -291,9 +297,18 @@ def train(
 
 
 def report(
-    job: Job, args: argparse.Namespace, best_step: int, before: tuple[Size, dict], after: tuple[Size, dict], extra: dict
+    job: Job,
+    args: argparse.Namespace,
+    best_step: int,
+    before: tuple[Size, dict],
+    after: tuple[Size, dict],
+    extra: dict,
+    rows_besides: Sequence[tuple[str, str, str, str]] = (),
 ) -> None:
-    """Print the table and the line from before to after, or the same as JSON."""
+    """Print the table and the line from before to after, or the same as JSON.
+
+    rows_besides: more rows of name, before, after and change.
+    """
     sides = [
         {**dataclasses.asdict(size), **{name: metrics[name] for name in job.task.metric_names}}
         for size, metrics in (before, after)
@@ -301,8 +316,9 @@ def report(
     names = {"params": "params", "macs": "MACs", "weight_bytes": "weight bytes"}
     rows = [(names.get(key, key), _cell(sides[0][key]), _cell(sides[1][key])) for key in sides[0]]
     changes = [_change(sides[0][key], sides[1][key]) for key in sides[0]]
-    text = command.table(("", "before", "after", "change"), [(*row, c) for row, c in zip(rows, changes, strict=True)])
-    line = "   ".join(f"{name} {old} → {new}" for name, old, new in rows)
+    cells = [(*row, change) for row, change in zip(rows, changes, strict=True)] + list(rows_besides)
+    text = command.table(("", "before", "after", "change"), cells)
+    line = "   ".join(f"{name} {old} → {new}" for name, old, new, _ in cells)
     data = {
         "out": str(job.out),
         "steps": job.recipe.steps,
