@@ -1,14 +1,16 @@
 """Runs the other rooms' commands as child processes: two at a time, with progress, reusing what an earlier run left.
 
-A step is done again when its command line, one of its inputs or the project's code has changed.
+A step is done again when its command line, one of its inputs or (unless told otherwise) the project's code has changed.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -19,6 +21,9 @@ from pathlib import Path
 
 import artifact
 import command
+
+_LIBC = ctypes.CDLL(None)
+_SIGNAL_AT_PARENTS_DEATH = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
 
 ROOT = Path(artifact.__file__).resolve().parent
 ROOMS = ("ocr_models", "slim", "export", "lite_runtime", "benchmarks", "configs")
@@ -34,6 +39,8 @@ class Step:
     inputs: tuple[Path, ...] = ()
     # A check's exit code 1 is a finding to report, not a reason to stop before the table.
     may_fall_short: bool = False
+    # One model of many that cannot be made is noted in Runner.failed; the others are made all the same.
+    may_fail: bool = False
     # Only a few steps print their whole result for the user; the others say its last line.
     show: bool = False
 
@@ -50,11 +57,16 @@ class StepError(Exception):
 
 @dataclass
 class Runner:
-    """Keeps `state` (a JSON file) with one key a finished step, and one log file a step beside it."""
+    """Keeps `state` (a JSON file) with one key a finished step, and one log file a step beside it.
+
+    follow_code: run a step again when the code has changed. Hours of training stay valid through a changed comment.
+    """
 
     folder: Path
+    follow_code: bool = True
     seconds: dict[str, float] = field(default_factory=dict)
     fell_short: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _children: set[subprocess.Popen] = field(default_factory=set)
 
@@ -78,7 +90,7 @@ class Runner:
                 child.terminate()
 
     def _run_one(self, step: Step, threads: int) -> None:
-        key = step_key(step)
+        key = step_key(step, self.follow_code)
         state = self._state()
         if step.output.exists() and state.get(step.name, {}).get("key") == key:
             self.seconds[step.name] = state[step.name]["seconds"]
@@ -95,6 +107,10 @@ class Runner:
         start = time.monotonic()
         code, out, tail = self._execute(step, threads)
         seconds = time.monotonic() - start
+        if step.may_fail and code in (command.EXIT_CHECK_FAILED, command.EXIT_BAD_INPUT):
+            self.failed[step.name] = tail
+            self._say(step, "failed; going on without it")
+            return
         if code and not (code == 1 and step.may_fall_short):
             raise StepError(step, code, tail)
         if code:
@@ -120,6 +136,8 @@ class Runner:
                 stderr=subprocess.PIPE,
                 text=True,
                 errors="replace",
+                # An orphan would go on writing to the place where the next run starts the same step.
+                preexec_fn=_end_with_parent,
             )
             with self._lock:
                 self._children.add(child)
@@ -160,18 +178,27 @@ class Runner:
             print(text, file=sys.stderr, flush=True)
 
 
-def step_key(step: Step) -> str:
+def step_key(step: Step, follow_code: bool = True) -> str:
     """What a step's result depends on: its command line, its inputs, and the code of the rooms that it runs in."""
     content = hashlib.sha256(json.dumps(list(step.argv)).encode())
-    content.update(_code_digest().encode())
+    if follow_code:
+        content.update(_code_digest().encode())
     for path in step.inputs:
         content.update(_digest(path).encode())
     return content.hexdigest()
 
 
 def _resumable(output: Path) -> bool:
-    """Whether a stopped command left a state that the same command goes on from."""
-    return output.with_name(output.name + ".run").exists() or any(output.glob("*.partial"))
+    """Whether a stopped command left a state that the same command goes on from.
+
+    Training keeps it in OUT.run, drawing data in partial files, slim/sensitivity.py in its measurements.
+    """
+    within = any(output.glob("*.partial")) or (output / "measured").is_dir()
+    return within or output.with_name(output.name + ".run").exists()
+
+
+def _end_with_parent() -> None:
+    _LIBC.prctl(_SIGNAL_AT_PARENTS_DEATH, signal.SIGKILL)
 
 
 def _clear(path: Path) -> None:

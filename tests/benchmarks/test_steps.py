@@ -1,11 +1,17 @@
 """Steps run as real child processes: kept while valid, done again when something changed, stopped when one fails."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from benchmarks.steps import Runner, Step, StepError
+from benchmarks import steps
+from benchmarks.steps import Runner, Step, StepError, step_key
 
 WRITE = "import sys, pathlib; p = pathlib.Path(sys.argv[2]); p.write_text(p.read_text() + 'x' if p.exists() else 'x')"
 
@@ -86,3 +92,54 @@ def test_a_check_that_falls_short_is_reported_and_not_hidden(tmp_path):
     assert runner.fell_short == ["fail"]
     with pytest.raises(StepError):
         runner.run(failing(tmp_path, 2, may_fall_short=True))
+
+
+def test_one_model_that_cannot_be_made_does_not_stop_the_others(tmp_path):
+    runner = Runner(tmp_path)
+    runner.run(failing(tmp_path, 2, may_fail=True), writer(tmp_path))
+    assert runner.failed == {"fail": "why"} and (tmp_path / "write.txt").exists()
+    with pytest.raises(StepError, match="exit code 130"):  # Ctrl-C is no failure of the model
+        runner.run(failing(tmp_path, 130, may_fail=True))
+
+
+def test_long_runs_outlive_a_changed_comment(tmp_path, monkeypatch):
+    step = writer(tmp_path)
+    before = [step_key(step), step_key(step, follow_code=False)]
+    monkeypatch.setattr(steps, "_code_digest", lambda: "changed")
+    assert step_key(step) != before[0] and step_key(step, follow_code=False) == before[1]
+
+
+def test_finished_measurements_are_not_thrown_away(tmp_path):
+    step = Step("measure", ("-c", "pass"), tmp_path / "out")
+    (step.output / "measured").mkdir(parents=True)
+    (tmp_path / "steps.json").write_text(json.dumps({"measure": {"started": step_key(step)}}))
+    Runner(tmp_path).run(step)
+    assert (step.output / "measured").is_dir()
+
+
+def test_a_killed_runner_leaves_no_orphan(tmp_path):
+    child = tmp_path / "child"
+    body = f"import os, time; open({str(child)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    start = (
+        "from pathlib import Path; from benchmarks.steps import Runner, Step;"
+        f"Runner(Path({str(tmp_path)!r})).run(Step('wait', ('-c', {body!r}), Path({str(tmp_path / 'never')!r})))"
+    )
+    runner = subprocess.Popen([sys.executable, "-c", start], stderr=subprocess.DEVNULL)
+    wait_until(lambda: child.exists() and child.read_text())
+    os.kill(runner.pid, signal.SIGKILL)
+    runner.wait()
+    wait_until(lambda: not running(int(child.read_text())))
+
+
+def wait_until(done) -> None:
+    end = time.monotonic() + 30
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
