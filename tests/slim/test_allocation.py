@@ -100,7 +100,7 @@ def test_it_finds_the_optimum_of_small_tables():
 
         limits = [0.5, 0.45]
         kept = cheapest(groups, shares, limits)
-        assert (shares(kept.astype(float)) <= limits + 1e-9).all()
+        assert (shares(kept.astype(float)) <= np.array(limits) + 1e-9).all()
         found.append(sum(g.prices[g.kept.index(k)] for g, k in zip(groups, kept, strict=True)))
         least.append(brute_force(groups, shares, limits))
     assert np.allclose(found, least)

@@ -16,7 +16,7 @@ import artifact
 from command import ModelError, UsageError
 from ocr_models import catalogue, checkpoints, complexity
 from ocr_models.prune_plan import PrunePlan
-from slim import prune
+from slim import prune, slimming
 from slim.pruning import FilterPruner, kept_filters, search_ratio
 from slim.run_state import load_state
 
@@ -146,6 +146,59 @@ def test_a_pruned_model_is_pruned_again(toys, tmp_path, capsys):
     assert complexity.params(network) == twice["after"]["params"]
     # Without steps no state is left behind.
     assert sorted(p.name for p in tmp_path.iterdir()) == ["once", "twice"]
+
+
+def test_iterations_go_on_after_a_kill_between_them(toys, tmp_path, capfd, monkeypatch):
+    """Two stages of two steps; killed when the second begins. The teacher stays the given model."""
+    data, models, config = toys
+    options = ("--data", data, "--val", data, "--config", config, "--ratio", 0.5, "--steps", 4, "--iterations", 2)
+    train, teachers = slimming.train, []
+
+    def killed(job, task, *given):
+        teachers.append({name: t.numpy() for name, t in checkpoints.parameters(task._teacher).items()})
+        if len(teachers) == 2:
+            raise RuntimeError("killed")
+        return train(job, task, *given)
+
+    monkeypatch.setattr(slimming, "train", killed)
+    with pytest.raises(RuntimeError, match="killed"):
+        command(models["cls"], *options, "--out", tmp_path / "out")
+    given = {name: t.numpy() for name, t in checkpoints.parameters(checkpoints.load_network(models["cls"])[0]).items()}
+    assert all(np.array_equal(given[name], array) for teacher in teachers for name, array in teacher.items())
+    half, _ = checkpoints.load_network(tmp_path / "out.run" / "iteration-1")
+    capfd.readouterr()
+
+    monkeypatch.setattr(slimming, "train", train)
+    assert command(models["cls"], *options, "--out", tmp_path / "out", "--json") == 0
+    said = capfd.readouterr()
+    assert "resuming" in said.err and "iteration 2 of 2:" in said.err
+    result = json.loads(said.out)
+    whole, _ = checkpoints.load_network(models["cls"])
+    network, manifest = checkpoints.load_network(tmp_path / "out")
+    sizes = [complexity.params(n) for n in (whole, half, network)]
+    assert sizes[0] > sizes[1] > sizes[2] == result["after"]["params"]
+    # The same filters stay as in one stage; which ones, the second stage decided by its own weights.
+    kept = result["pruning"]["kept"]
+    assert all(stay == kept_filters(filters, 0.5) for stay, filters in kept.values())
+    assert manifest.parent == artifact.digest(models["cls"])
+    state = load_state(tmp_path / "out.run")
+    assert state is not None and state.step == 2
+
+
+def test_stages_end_where_one_would():
+    """From 96 to 40 in three: 96 - 56/3 = 77 → 80, 96 - 112/3 = 59 → 56, 40. What keeps all stays."""
+    assert [prune._between(96, 40, number / 3, 8) for number in (1, 2, 3)] == [80, 56, 40]
+    assert [prune._between(30, 24, share, 8) for share in (0.5, 1)] == [24, 24]
+    assert prune._between(2, 2, 0.5, 8) == 2
+
+
+@pytest.mark.parametrize("iterations, steps", [(0, 4), (3, 2), (2, 0)])
+def test_iterations_need_steps(iterations, steps, toys, tmp_path):
+    data, models, config = toys
+    options = ("--config", config, "--steps", steps, "--iterations", iterations)
+    with pytest.raises(UsageError, match=f"to the number of steps, found {iterations} for {steps}"):
+        command(models["cls"], "--data", data, "--out", tmp_path / "p", *options)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
