@@ -44,6 +44,7 @@ class Model:
     def __init__(self, task):
         self.folder = MODELS / task
         self.network, self.manifest = checkpoints.load_network(self.folder)
+        assert self.manifest.input is not None
         self.shape = SHAPES[task]
         macs = group_cuts.layer_macs(self.network, self.shape)
         self.work = sum(macs.values())
@@ -62,6 +63,7 @@ class Model:
         group = self.groups[name]
         cut = group.cuts[RATIOS.index(ratio)]
         program = self.program.cut(group.widths)
+        assert program.after is not None
         arrays = {"x": self.x}
         if program.before:
             arrays = dict(zip(program.held, program.before.run(arrays), strict=True))

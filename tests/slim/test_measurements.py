@@ -54,6 +54,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
 def test_a_claim_holds_while_its_owner_lives(tmp_path):
     store = Measurements(tmp_path / "m", IDENTITY)
     child = subprocess.Popen([sys.executable, "-c", CLAIM, str(tmp_path / "m")], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
     try:
         assert child.stdout.readline().strip() == "True"
         assert not store.claim("group")
