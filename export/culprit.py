@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+import artifact
 from command import ModelError
 from export import first_op, program
 from export.first_op import Culprit
@@ -52,11 +53,12 @@ def _at_rung(model: Model, faulty: list[Rung]) -> Culprit:
 
 
 def _at_export(model: Model, name: str, x: np.ndarray, layers: dict[str, str]) -> Culprit:
-    from export import to_inference
+    from export import to_inference, variants
 
+    lstm = artifact.load(model.inference, verify=False).compression.get(variants.LSTM, variants.LSTM_FORMS[0])
     with tempfile.TemporaryDirectory(prefix="parity.") as folder:
         ours = Path(folder) / "inference"
-        to_inference.export(model.checkpoint, ours)
+        to_inference.export(model.checkpoint, ours, lstm=lstm)
         named = first_op.with_paths(layers, program.read(ours))
         return first_op.between_files(name, ours, model.inference, x, named)
 

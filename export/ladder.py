@@ -96,12 +96,15 @@ class Model:
 
 def open_model(checkpoint: Path, inference: Path, nbs: Sequence[Path], *, tolerance: float) -> Model:
     """Open every stage of a model. Raises ArtifactError, ModelError or UsageError for unusable folders."""
-    from export import structure
+    from export import lstm_storage, structure, variants
     from lite_runtime.engine import open_nb
     from ocr_models.paddle_engine import InferenceEngine, NetworkEngine
 
     network, manifest = open_network(checkpoint)
     exported = artifact.load(inference, kind="inference", task=manifest.task)
+    if variants.LSTM in exported.compression:
+        # What this rounding costs is accuracy, which slim/evaluate.py measures; here all stages have to agree on it.
+        lstm_storage.round_network(network)
     files = [artifact.load(nb, kind="nb", task=manifest.task) for nb in nbs]
     if exported.quantized != manifest.quantized:
         raise UsageError(

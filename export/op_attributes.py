@@ -34,6 +34,7 @@ KEPT: dict[str, frozenset[str]] = {
     for op, names in {
         "batch_norm": ("epsilon", "momentum", "data_layout", "is_test", "use_global_stats"),
         "calib": ("scale",),
+        "cast": ("in_dtype", "out_dtype"),
         "concat": ("axis",),
         "conv2d": _CONV,
         "conv2d_transpose": (*_CONV, "output_size", "output_padding"),

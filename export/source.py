@@ -11,7 +11,7 @@ from typing import Any
 import artifact
 from artifact import Charset, Input, Manifest
 from command import ModelError, UsageError
-from export import inference_yml, program
+from export import inference_yml, lstm_storage, program, variants
 from export.inference_yml import Settings
 from export.program import Program
 
@@ -101,9 +101,15 @@ def _published(folder: Path, model: Program, task: str | None, charset: Path | N
         input=_input(folder, card.input, told, model, task),
         post={**card.post, **told.post},
         charset=record,
-        compression={"quantization": "unknown"} if model.quantized else {},
+        compression=_compression(model),
     )
     return manifest, text
+
+
+def _compression(model: Program) -> dict[str, str]:
+    """What the program itself tells."""
+    found = {"quantization": "unknown"} if model.quantized else {}
+    return {**found, variants.LSTM: variants.LSTM_BYTES} if lstm_storage.stored(model) else found
 
 
 def _input(folder: Path, eats: Input, told: Settings, model: Program, task: str) -> Input:

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from artifact import Manifest
-from export import conversion, diet, fixes, nb_file, opt, parity, program
+from export import conversion, diet, fixes, lstm_check, nb_file, opt, parity, program
 from export.nb_file import NbFile
 from export.parity import Finding
 from export.program import Program
@@ -36,6 +36,7 @@ def check_nb(folder: Path, manifest: Manifest, inference: Path) -> list[Finding]
         model = _prepared(original, manifest, Path(temporary))
         if model.quantized:
             findings += _quantized(name, nb, model)
+        findings += lstm_check.compare(name, nb, model)
     findings.append(_same_conversion(folder, nb, original, manifest))
     if manifest.extra.get("diet"):
         findings.append(_same_undieted(name, nb, original, manifest))

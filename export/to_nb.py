@@ -101,14 +101,15 @@ def convert(
 
     Raises ArtifactError, ModelError or UsageError with one line; `out` is then not created.
     """
-    from export import conversion, preflight, verdict
+    from export import conversion, lstm_check, lstm_storage, preflight, verdict
     from export.source import open_source
 
     if target not in opt.TARGETS:
         raise UsageError(f"expected target {' or '.join(opt.TARGETS)}, found {target!r}")
     source = open_source(model, task=task, charset=charset)
     quantized = source.program.quantized
-    precision = variants.choose(str(model), precision, quantized=quantized, target=target)
+    matrices = lstm_storage.stored(source.program)
+    precision = variants.choose(str(model), precision, quantized=quantized, target=target, lstm_bytes=bool(matrices))
     if source.manifest.quantized != quantized:
         raise ModelError(
             f"{model}: expected a program that is {'int8' if source.manifest.quantized else 'float'} as its manifest "
@@ -122,6 +123,7 @@ def convert(
         conversion.make_nb(source.program, folder / FILE, target=target, precision=precision, slim=slim, mends=mends)
         nb = nb_file.read(folder / FILE)
         check(nb, target, precision, f"{model}")
+        lstm_check.check(nb, len(matrices), f"{model}")
         extra: dict[str, Any] = {
             "target": target,
             "opt_version": nb.opt_version,

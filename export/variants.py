@@ -12,13 +12,17 @@ PRECISIONS = {
     "weight-int8": "int8 weights, float arithmetic: size, not speed",
     "weight-int16": "int16 weights, float arithmetic: size, not speed",
 }
+# How a recognizer's LSTM matrices may be stored, and under which key a manifest's `compression` says so.
+LSTM, LSTM_BYTES = "lstm", "uint8"
+LSTM_FORMS = ("fp32", LSTM_BYTES)
 # name → how many bits opt stores a weight in
 WEIGHT_BITS = {"weight-int8": 8, "weight-int16": 16}
 
 
-def choose(model: str, precision: str | None, *, quantized: bool, target: str) -> str:
+def choose(model: str, precision: str | None, *, quantized: bool, target: str, lstm_bytes: bool = False) -> str:
     """The precision to convert to: what was asked for, else int8 for a quantized program and fp32 for a float one.
 
+    lstm_bytes: the program makes its LSTM's weights on every run (export/lstm_storage.py).
     Raises ModelError or UsageError for what the program or the target does not allow.
     """
     if precision not in (None, *PRECISIONS):
@@ -42,6 +46,11 @@ def choose(model: str, precision: str | None, *, quantized: bool, target: str) -
     if precision == "fp16" and target != "arm":
         raise UsageError(
             f"expected --precision fp16 with --target arm, found {target}: only ARM has half-precision kernels"
+        )
+    if precision == "fp16" and lstm_bytes:
+        raise UsageError(
+            f"{model}: expected LSTM weights in fp32 with --precision fp16, found them stored as bytes: the "
+            "half-precision kernel takes its weights before the run makes them; export it again with --lstm fp32"
         )
     if precision in WEIGHT_BITS and target != "arm":
         raise UsageError(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from command import ModelError
-from export import conversion, nb_file
+from export import conversion, lstm_storage, nb_file
 from export.nb_file import NbFile
 from export.op_attributes import STORED
 from export.program import FILE_NAMES, Program
@@ -49,6 +49,8 @@ def judge(
         twin = program if precision in WEIGHT_BITS else without_quantizers(program, Path(scratch))
         if twin is None:
             return compare(nb, None, precision)
+        if precision not in WEIGHT_BITS:
+            twin = lstm_storage.restored(twin, Path(scratch))
         path = Path(scratch) / "float.nb"
         conversion.make_nb(twin, path, target=target, precision="fp32", slim=slim, mends=mends)
         return compare(nb, nb_file.read(path), precision)
