@@ -36,12 +36,14 @@ Shares = Callable[[np.ndarray], np.ndarray]
 class Targets:
     """limits: {"params" or "macs": share that stays}. ratio: share of filters that goes everywhere, for want of limits.
 
-    max_loss: prune as much as is predicted to lose so much of the metric, instead of either.
+    max_loss: prune as much as is predicted to lose so much of the metric, instead of either. deepest: no more than this
+    share of any one group's filters goes, whatever the data says that it was measured on.
     """
 
     ratio: float
     limits: dict[str, float] = field(default_factory=dict)
     max_loss: float | None = None
+    deepest: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sensitivity", type=Path, metavar="PATH", help="what slim/sensitivity.py wrote: prune what matters least"
     )
+    parser.add_argument(
+        "--max-ratio", type=float, metavar="R", help="with --sensitivity: share that may go of any one layer's filters"
+    )
 
 
 def parse(args: argparse.Namespace, default_ratio: float) -> Targets:
     """Raises UsageError for values out of range and for options that exclude one another."""
-    for option in ("ratio", "params_ratio", "flops_ratio", "max_loss"):
+    for option in ("ratio", "params_ratio", "flops_ratio", "max_loss", "max_ratio"):
         check_share(f"--{option.replace('_', '-')}", getattr(args, option))
     limits = {"params": args.params_ratio, "macs": args.flops_ratio}
     limits = {kind: limit for kind, limit in limits.items() if limit is not None}
@@ -79,7 +84,10 @@ def parse(args: argparse.Namespace, default_ratio: float) -> Targets:
         raise UsageError("expected a target with --sensitivity, found --ratio; give --params-ratio or --flops-ratio")
     if args.sensitivity is not None and not limits and args.max_loss is None:
         raise UsageError(f"expected {', '.join(OPTIONS.values())} or --max-loss with --sensitivity, found none")
-    return Targets(default_ratio if args.ratio is None else args.ratio, limits, args.max_loss)
+    if args.max_ratio is not None and args.sensitivity is None:
+        raise UsageError("expected --sensitivity with --max-ratio, found none; otherwise give --ratio")
+    deepest = 1.0 if args.max_ratio is None else args.max_ratio
+    return Targets(default_ratio if args.ratio is None else args.ratio, limits, args.max_loss, deepest)
 
 
 def check_share(name: str, value: Any) -> None:
@@ -146,7 +154,7 @@ def _by_sensitivity(
 ) -> list[int]:
     from slim import allocation
 
-    choices = [_choices(sensitivity, group, multiple) for group in groups]
+    choices = [_choices(sensitivity, group, multiple, targets.deepest) for group in groups]
     if targets.max_loss is not None:
         base = sensitivity.baseline[sensitivity.metric]
         budget = -base * math.log1p(-min(targets.max_loss / base, ALL_LOST))
@@ -166,7 +174,7 @@ def _by_sensitivity(
     return [int(kept) for kept in found]
 
 
-def _choices(sensitivity: Sensitivity, group: Group, multiple: int) -> Choices:
+def _choices(sensitivity: Sensitivity, group: Group, multiple: int, limit: float) -> Choices:
     """Levels that the record knows: no deeper than the last measured ratio."""
     from slim.allocation import Choices
     from slim.pruning import MAX_RATIO, levels
@@ -178,6 +186,6 @@ def _choices(sensitivity: Sensitivity, group: Group, multiple: int) -> Choices:
             "measure this checkpoint with slim/sensitivity.py"
         )
     measured = [removed for removed, there in zip(found.removed, found.measured, strict=True) if there]
-    deepest = min(max(measured, default=0) / group.filters, MAX_RATIO)
+    deepest = min(max(measured, default=0) / group.filters, MAX_RATIO, limit)
     kept = levels(group.filters, multiple, deepest)
     return Choices(kept, tuple(price(sensitivity, group, stay) for stay in kept))

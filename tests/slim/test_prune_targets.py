@@ -131,6 +131,13 @@ def test_no_group_is_cut_deeper_than_it_was_measured(cls):
         prune_targets.choose(Targets(0.3, {"params": 0.3}), groups, cost, 8, sensitivity)
 
 
+def test_no_group_is_cut_deeper_than_allowed(cls):
+    folder, groups, cost = cls
+    chosen = prune_targets.choose(Targets(0.3, {}, 0.5, deepest=0.5), groups, cost, 8, record(folder, groups, {}))
+    assert all(chosen.kept[group.name] >= 0.5 * group.filters for group in groups)
+    assert any(chosen.kept[group.name] == 0.5 * group.filters for group in groups)
+
+
 def test_max_loss_is_kept_to(cls):
     """Every group loses .1 of .8 at its first ratio and more beyond: a little may be spent, not more."""
     folder, groups, cost = cls
@@ -170,6 +177,7 @@ def test_a_record_of_other_weights_is_refused(cls, tmp_path):
     "options, message",
     [
         (("--params-ratio", "1.5"), "expected --params-ratio between 0 and 1, found 1.5"),
+        (("--max-ratio", "0.5"), "expected --sensitivity with --max-ratio"),
         (("--max-loss", "0.01"), "expected --sensitivity with --max-loss"),
         (("--ratio", "0.3", "--params-ratio", "0.5"), "found --ratio and a target; give one"),
         (("--max-loss", "0.1", "--flops-ratio", "0.5", "--sensitivity", "x"), "found a target and --max-loss"),
