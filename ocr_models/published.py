@@ -4,6 +4,7 @@ The folder names its parameters by construction order in somebody else's process
 nothing. Both networks are laid out as graphs and walked together from the output to the input: operators, shapes and
 convolution attributes must agree at each step, and where an addition or product may have its operands the other way
 round, both ways are tried. What the walk pairs is the same parameter. The order of operators in the file is irrelevant.
+A batch norm that was folded into its convolution pairs with the bias that is left of it.
 """
 
 from __future__ import annotations
@@ -131,6 +132,8 @@ class _Walk:
         mine, other = self.ours.node(our_name), self.theirs.node(their_name)
         if mine.name in self.pairs or other.name in self.back:
             return self.pairs.get(mine.name) == other.name
+        if mine.kind == "batch_norm" and other.kind == "elementwise_add":
+            return self._match_folded(mine, other)
         for what, a, b in (
             ("operator", mine.kind, other.kind),
             ("shape", mine.shape, other.shape),
@@ -149,6 +152,29 @@ class _Walk:
                 return True
             self._forget(len(before))
         return False
+
+    def _match_folded(self, mine: _Node, other: _Node) -> bool:
+        """Our batch norm (x, scale, bias, mean, variance) and their addition of what is left of it, a bias."""
+        their_bias = self.theirs.node(other.inputs[1])
+        channels = int(np.prod(self.ours.node(mine.inputs[2]).shape))
+        if their_bias.kind != "parameter" or int(np.prod(their_bias.shape)) != channels:
+            return self._differ(f"batch norm of {channels} channels or its bias", f"{other.kind!r} at {other.name}")
+        before = len(self.pairs)
+        for ours, theirs in ((mine.name, other.name), (mine.inputs[2], their_bias.name)):
+            self.pairs[ours], self.back[theirs] = theirs, ours
+        if self.match(mine.inputs[0], other.inputs[0]):
+            return True
+        self._forget(before)
+        return False
+
+    def folded(self) -> list[_Node]:
+        """Our batch norms of which the other graph has only a bias."""
+        nodes = [self.ours.node(name) for name in self.pairs if name not in self.ours.parameters]
+        return [
+            node
+            for node in nodes
+            if node.kind == "batch_norm" and self.theirs.node(self.pairs[node.name]).kind != "batch_norm"
+        ]
 
     def _forget(self, count: int) -> None:
         for name in list(self.pairs)[count:]:
@@ -183,7 +209,14 @@ def read_published(layer: paddle.nn.Layer, folder: str | Path) -> dict[str, np.n
             "give a model of this network"
         )
     structured = {tensor.name: name for name, tensor in reversed(layer.state_dict().items())}
-    return {structured[name]: weights[walk.pairs[name]] for name in ours.parameters if name in walk.pairs}
+    found = {name: weights[walk.pairs[name]] for name in ours.parameters if name in walk.pairs}
+    for node in walk.folded():
+        _, scale, bias, mean, variance = node.inputs
+        found[bias] = found[bias].reshape(-1)
+        # With these (x - mean) / sqrt(variance + epsilon) · scale is x.
+        ones = np.ones_like(found[bias])
+        found |= {scale: ones, mean: 0 * ones, variance: ones * (1 - float(node.attributes[0]))}
+    return {structured[name]: value for name, value in found.items()}
 
 
 def _trace(layer: paddle.nn.Layer) -> Any:

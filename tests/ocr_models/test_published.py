@@ -62,6 +62,57 @@ def test_our_own_export_comes_home(name, tmp_path):
     assert other.training
 
 
+class _Bias(paddle.nn.Layer):
+    """What is left of a batch norm that was folded into its convolution."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.bias = self.create_parameter(values.shape)
+        self.bias.set_value(values)
+
+    def forward(self, x):
+        return x + self.bias.reshape([1, -1, 1, 1])
+
+
+def _fold(layer):
+    for part in layer.sublayers():
+        if isinstance(getattr(part, "bn", None), paddle.nn.BatchNorm2D):
+            scale, bias, mean, variance = (
+                tensor.numpy() for tensor in (part.bn.weight, part.bn.bias, part.bn._mean, part.bn._variance)
+            )
+            factor = scale / np.sqrt(variance + part.bn._epsilon)
+            part.conv.weight.set_value(part.conv.weight.numpy() * factor[:, None, None, None])
+            part.bn = _Bias(bias - mean * factor)
+
+
+def test_batch_norms_that_were_folded_are_unfolded(tmp_path):
+    folded, other = network("rec_mv3_crnn_en"), network("rec_mv3_crnn_en")
+    _randomize(folded, 1)
+    _randomize(other, 2)
+    _fold(folded)
+    folded.eval()
+    spec = [paddle.static.InputSpec([None, 3, None, None], "float32", "x")]
+    paddle.jit.save(paddle.jit.to_static(folded.forward, input_spec=spec, full_graph=True), str(tmp_path / "inference"))
+    assert checkpoints.import_published(other, tmp_path) == []
+    x = np.random.default_rng(3).standard_normal((1, 3, 32, 64)).astype(np.float32)
+    with paddle.no_grad():
+        expected = folded(paddle.to_tensor(x)).numpy()
+    assert np.abs(NetworkEngine(other).run(x) - expected).max() <= 1e-5
+    assert expected.std() > 1e-4
+
+
+def test_the_chinese_recognizer_is_unfolded(published):
+    folder = published / "models" / "ch_ppocr_mobile_v2.0_rec_infer"
+    layer = network("rec_mv3_crnn_en", classes=6625)
+    checkpoints.import_published(layer, folder)
+    theirs, ours = InferenceEngine(folder), NetworkEngine(layer)
+    for path in sorted((published / "images" / "words" / "ch").glob("*.jpg")):
+        x = prepare(path, "rec_mv3_crnn_en")
+        expected = theirs.run(x)
+        assert expected.max() > 0.5
+        assert np.abs(ours.run(x) - expected).max() <= 1e-5
+
+
 def test_a_network_of_other_settings_is_refused(tmp_path):
     layer = network("rec_mv3_crnn_en")
     layer.eval()
