@@ -12,7 +12,6 @@ and layers.png.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import math
 from pathlib import Path
@@ -41,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="measurements, layers.json and .png")
     parser.add_argument("--config", type=Path, metavar="YAML", help="recipe (default: configs/quantize.yaml)")
     parser.add_argument("--method", choices=METHODS, default="ptq", help="how activations are clipped (default: ptq)")
-    parser.add_argument("--calibration", choices=("kl", "hist", "mse"), help="where to clip (default: hist)")
+    parser.add_argument("--calibration", choices=("kl", "hist", "mse"), help="where to clip (default: mse for ptq)")
     parser.add_argument("--val-samples", type=int, metavar="N", help="measure on N samples (default: the recipe's)")
     parser.add_argument("--max-loss", type=float, metavar="X", help="name the layers to keep in float for it")
     parser.add_argument("--threads", type=int, default=1, help="default: 1")
@@ -61,9 +60,7 @@ def run(args: argparse.Namespace) -> int:
     from slim.int8_training import parse_settings
     from slim.layer_picture import draw
 
-    settings = parse_settings(values, path)
-    if args.calibration:
-        settings = dataclasses.replace(settings, calibration=args.calibration)
+    settings = parse_settings(values, path).calibrated_by(args.calibration)
     start = float_layers.Start(job, args.method, settings)
     layers = float_layers.analysis(job, start.quantized(), start.batches, start.record(), args.out)
     kept = float_layers.search(layers, args.max_loss) if args.max_loss is not None else []

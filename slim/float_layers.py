@@ -52,7 +52,7 @@ class Start:
         self.original, _ = checkpoints.load_network(job.folder)
         self.batches = training_inputs(job.task, settings.calibration_batches)
         seen = observe(self.original, self.batches)
-        self._levels = levels(seen, settings.calibration, settings.percentile)
+        self._levels = levels(seen, settings.rule(method), settings.percentile)
 
     def record(self) -> dict[str, Any]:
         """For manifests and identities."""

@@ -37,15 +37,17 @@ VANISHED = 1e-2
 class QuantizeSettings:
     """calibration: the rule (kl, hist, mse) for where to clip |activation| over `calibration_batches` training batches,
 
-    and the percentile that hist takes. freeze_norm_after: share of the steps after which batch norm's statistics stand
-    still. alpha_l2: of the clipping levels alone. alpha_rate: their learning rate, times the level, as a multiple of
-    the network's. rollbacks: how often a broken run may go back, each time with `rollback_rate` of the learning rate.
+    and the percentile that hist takes; ptq_calibration: the same where nothing trains. freeze_norm_after: share of the
+    steps after which batch norm's statistics stand still. alpha_l2: of the clipping levels alone. alpha_rate: their
+    learning rate, times the level, as a multiple of the network's. rollbacks: how often a broken run may go back, each
+    time with `rollback_rate` of the learning rate.
     """
 
     calibration: str = "hist"
+    ptq_calibration: str = "mse"
     percentile: float = 99.99
     calibration_batches: int = 8
-    freeze_norm_after: float = 0.5
+    freeze_norm_after: float = 0.0
     alpha_l2: float = 1e-3
     alpha_rate: float = 1.0
     rollbacks: int = 4
@@ -54,6 +56,7 @@ class QuantizeSettings:
     def __post_init__(self) -> None:
         rules = {
             "calibration": (self.calibration in METHODS, " | ".join(METHODS)),
+            "ptq_calibration": (self.ptq_calibration in METHODS, " | ".join(METHODS)),
             "percentile": (50 <= self.percentile <= 100, "50 to 100"),
             "calibration_batches": (self.calibration_batches >= 1, "at least 1"),
             "freeze_norm_after": (0 <= self.freeze_norm_after <= 1, "0 to 1"),
@@ -68,11 +71,17 @@ class QuantizeSettings:
 
     def to_json(self, method: str = "pact") -> dict[str, Any]:
         """What has a say in `method`."""
-        if method == "ptq":
-            names = ("calibration", "percentile", "calibration_batches")
-            return {name: getattr(self, name) for name in names}
-        record = dataclasses.asdict(self)
-        return {name: value for name, value in record.items() if method == "pact" or not name.startswith("alpha_")}
+        record = {**dataclasses.asdict(self), "calibration": self.rule(method)}
+        mute = {"pact": ("ptq_",), "qat": ("ptq_", "alpha_"), "ptq": ("ptq_", "alpha_", "freeze_", "rollback")}[method]
+        return {name: value for name, value in record.items() if not name.startswith(mute)}
+
+    def rule(self, method: str) -> str:
+        """How `method` calibrates."""
+        return self.ptq_calibration if method == "ptq" else self.calibration
+
+    def calibrated_by(self, rule: str | None) -> QuantizeSettings:
+        """The same with another rule for all methods; None changes nothing."""
+        return dataclasses.replace(self, calibration=rule, ptq_calibration=rule) if rule else self
 
 
 def parse_settings(values: dict[str, Any], path: Path) -> QuantizeSettings:

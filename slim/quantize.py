@@ -18,7 +18,6 @@ further. The same command goes on where a killed run stopped.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import shutil
 import sys
 from pathlib import Path
@@ -42,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     slimming.add_arguments(parser, "quantize")
     slimming.add_teacher_arguments(parser)
     parser.add_argument("--method", choices=METHODS, default="pact", help="how activations are clipped (default: pact)")
-    parser.add_argument("--calibration", choices=("kl", "hist", "mse"), help="where clipping starts (default: hist)")
+    parser.add_argument("--calibration", choices=("kl", "hist", "mse"), help="where to clip (default: hist, ptq mse)")
     parser.add_argument("--skip", nargs="+", default=[], metavar="LAYER", help="layers, or blocks, to keep in float")
     parser.add_argument("--max-loss", type=float, metavar="X", help="keep layers in float until X of the metric goes")
     return parser
@@ -52,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
     path = args.config or CONFIGS / "quantize.yaml"
     values, differences = slimming.read_config(path, "quantize")
     slimming.check_max_loss(args.max_loss)
+    if not args.distill_weight >= 0:
+        raise command.UsageError(f"expected --distill-weight of 0 or more, found {args.distill_weight}")
     if args.method == "ptq":
         if args.steps:
             raise command.UsageError(f"expected no --steps with --method ptq, found {args.steps}; ptq never trains")
@@ -64,9 +65,7 @@ def run(args: argparse.Namespace) -> int:
     from slim.pact import FLOAT_LAYERS, FORMS, load_quantized
     from slim.training import Interrupted
 
-    settings = parse_settings(values, path)
-    if args.calibration:
-        settings = dataclasses.replace(settings, calibration=args.calibration)
+    settings = parse_settings(values, path).calibrated_by(args.calibration)
     skipped = float_layers.named(checkpoints.load_network(job.folder)[0], args.skip)
     start = float_layers.Start(job, args.method, settings)
     original, record = start.original, start.record()

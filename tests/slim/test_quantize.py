@@ -250,7 +250,9 @@ def watched(before, metrics):
         validate=lambda network, limit: {"accuracy": next(values), "samples": 9},
         loss=lambda network, batch: (network(batch).sum(), {}),
     )
-    guard = Int8Guard(task, recipe, QuantizeSettings(), network, quantized, x, {"accuracy": before})
+    guard = Int8Guard(
+        task, recipe, QuantizeSettings(freeze_norm_after=0.5), network, quantized, x, {"accuracy": before}
+    )
     guard.follow(at_step(7))
     return guard, quantized
 
@@ -309,6 +311,16 @@ def test_alphas_that_never_move_or_vanish_are_told():
     assert alphas.to_json()["median_move"] == pytest.approx(0.1)
     assert "alpha never moved in 1 layers: b\nalpha went to zero in 1 layers: c" in str(alphas)
     assert compare_alphas(start, start, steps=0).stuck == ()
+
+
+def test_settings_of_each_method():
+    settings = QuantizeSettings(calibration="kl", ptq_calibration="mse")
+    assert [settings.rule(method) for method in ("pact", "qat", "ptq")] == ["kl", "kl", "mse"]
+    names = {method: set(settings.to_json(method)) for method in ("pact", "qat", "ptq")}
+    assert names["pact"] - names["qat"] == {"alpha_l2", "alpha_rate"}
+    assert names["ptq"] == {"calibration", "percentile", "calibration_batches"}
+    assert settings.to_json("ptq")["calibration"] == "mse"
+    assert settings.calibrated_by("hist").rule("ptq") == "hist" and settings.calibrated_by(None) is settings
 
 
 @pytest.mark.parametrize(
