@@ -5,9 +5,10 @@
         --flops-ratio 0.55 --sensitivity out/det-sensitivity
     python slim/prune.py out/rec --data data/train --val data/val --out out/rec_pruned --ratio 0.3 --steps 0
 
---params-ratio and --flops-ratio are the share that STAYS of the given model's parameters or multiply-accumulates; the
-smallest pruning that reaches all that are given is searched. With --sensitivity layers that matter little lose more,
-and --max-loss prunes as far as the curves allow; without it every layer loses the same share (--ratio: that GOES).
+--params-ratio, --flops-ratio and --latency-ratio are the share that STAYS of the given model's parameters,
+multiply-accumulates or predicted fp32 time (with layer times from benchmarks/op_profile.py); the smallest pruning that
+reaches all that are given is searched. With --sensitivity layers that matter little lose more, and --max-loss prunes as
+far as the curves allow; without it every layer loses the same share (--ratio: that GOES).
 Kept channels are multiples of 8; layers that depend on one another are cut together. A pruned checkpoint can be pruned
 again. OUT holds prune_plan.json, from which any room rebuilds the network; before training, that and an export are
 proven. --iterations prunes a little and recovers, again and again. The same command goes on where a killed run stopped.
@@ -20,6 +21,7 @@ import dataclasses
 import hashlib
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +32,9 @@ from slim.recipes import CONFIGS
 if TYPE_CHECKING:
     from ocr_models.prune_plan import PrunePlan
     from slim.latency import Latency
+    from slim.plan_latency import PlanLatency
     from slim.prune_targets import Chosen
+    from slim.pruning import Group
     from slim.slimming import Job
 
 
@@ -70,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
     job = slimming.open_job(args, "prune.py", differences)
     stages = _stages(args, job)
 
+    import numpy as np
+
     from ocr_models import checkpoints
     from slim import ranks
     from slim.plan_cost import PlanCost
@@ -82,9 +88,9 @@ def run(args: argparse.Namespace) -> int:
     metrics_before = slimming.metrics_before(job, network) if job.first else {}
     pruner = FilterPruner(network, _trace_shape(job))
     groups = pruner.groups
-    chosen = prune_targets.choose(
-        targets, groups, PlanCost(network, groups, job.reference_shape), settings.multiple, sensitivity
-    )
+    cost = PlanCost(network, groups, job.reference_shape)
+    predicted = _predictor(args, job, network, groups)
+    chosen = prune_targets.choose(targets, groups, cost, settings.multiple, sensitivity, predicted)
     _say_chosen(chosen, len(groups), sensitivity is not None)
     if sensitivity and job.first and job.recipe.steps:
         from slim.sensitivity_picture import draw
@@ -103,6 +109,13 @@ def run(args: argparse.Namespace) -> int:
         "distill_weight": weight,
         "iterations": args.iterations,
     }
+    if predicted:
+        kept_ms = float(predicted.of(np.array([chosen.kept[group.name] for group in groups])))
+        pruning["predicted_ms"] = {"before": predicted.whole_ms, "after": kept_ms, "device": predicted.device}
+        _say(
+            f"predicted fp32 time of the layers on {predicted.device}: {predicted.whole_ms:.2f} → {kept_ms:.2f} ms, "
+            f"{100 * kept_ms / predicted.whole_ms:.1f} %"
+        )
     plan = _earlier_plan(job)
     trainer = None
     for number, stage in enumerate(stages, 1):
@@ -161,6 +174,15 @@ def run(args: argparse.Namespace) -> int:
         [latency.row()] if latency else [],
     )
     return command.EXIT_DONE
+
+
+def _predictor(args: argparse.Namespace, job: Job, network: Any, groups: Sequence[Group]) -> PlanLatency | None:
+    if args.profile is None:
+        return None
+    from ocr_models import layer_times
+    from slim.plan_latency import PlanLatency
+
+    return PlanLatency(network, groups, job.reference_shape, layer_times.choose(args.profile, args.device))
 
 
 def _stages(args: argparse.Namespace, job: Job) -> list[Job]:

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from artifact import Manifest
     from slim.allocation import Choices
     from slim.plan_cost import PlanCost
+    from slim.plan_latency import PlanLatency
     from slim.pruning import Group
 
-OPTIONS = {"params": "--params-ratio", "macs": "--flops-ratio"}
-NAMES = {"params": "params ratio", "macs": "FLOPs ratio"}
+OPTIONS = {"params": "--params-ratio", "macs": "--flops-ratio", "latency": "--latency-ratio"}
+NAMES = {"params": "params ratio", "macs": "FLOPs ratio", "latency": "predicted latency ratio"}
 # A group whose loss reaches the whole metric is never worth its filters; the logarithm needs a number.
 ALL_LOST = 0.9999
 
@@ -34,7 +35,7 @@ Shares = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Targets:
-    """limits: {"params" or "macs": share that stays}. ratio: share of filters that goes everywhere, for want of limits.
+    """limits: {"params", "macs" or "latency": share that stays}. ratio: share of filters that goes for want of them.
 
     max_loss: prune as much as is predicted to lose so much of the metric, instead of either. deepest: no more than this
     share of any one group's filters goes, whatever the data says that it was measured on.
@@ -59,6 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ratio", type=float, metavar="R", help="share of each layer's filters that goes, e.g. 0.3")
     parser.add_argument("--params-ratio", type=float, metavar="R", help="share of the parameters that stays, e.g. 0.54")
     parser.add_argument("--flops-ratio", type=float, metavar="R", help="share of the MACs that stays, e.g. 0.6")
+    parser.add_argument("--latency-ratio", type=float, metavar="R", help="share of the predicted fp32 time that stays")
+    parser.add_argument("--profile", type=Path, metavar="JSON", help="layer times, of benchmarks/op_profile.py")
+    parser.add_argument("--device", metavar="NAME", help="whose times, where the profile has several")
     parser.add_argument("--max-loss", type=float, metavar="X", help="prune until X of the metric is predicted to go")
     parser.add_argument(
         "--sensitivity", type=Path, metavar="PATH", help="what slim/sensitivity.py wrote: prune what matters least"
@@ -72,7 +76,9 @@ def parse(args: argparse.Namespace, default_ratio: float) -> Targets:
     """Raises UsageError for values out of range and for options that exclude one another."""
     for option in ("ratio", "params_ratio", "flops_ratio", "max_loss", "max_ratio"):
         check_share(f"--{option.replace('_', '-')}", getattr(args, option))
-    limits = {"params": args.params_ratio, "macs": args.flops_ratio}
+    if (args.latency_ratio is None) != (args.profile is None):
+        raise UsageError("expected --latency-ratio and --profile together, found one of them; give both")
+    limits = {"params": args.params_ratio, "macs": args.flops_ratio, "latency": args.latency_ratio}
     limits = {kind: limit for kind, limit in limits.items() if limit is not None}
     given = [name for name, there in (("--ratio", args.ratio is not None), ("a target", limits)) if there]
     given += ["--max-loss"] if args.max_loss is not None else []
@@ -81,7 +87,7 @@ def parse(args: argparse.Namespace, default_ratio: float) -> Targets:
     if args.max_loss is not None and args.sensitivity is None:
         raise UsageError("expected --sensitivity with --max-loss, found none; make one with slim/sensitivity.py")
     if args.ratio is not None and args.sensitivity is not None:
-        raise UsageError("expected a target with --sensitivity, found --ratio; give --params-ratio or --flops-ratio")
+        raise UsageError("expected a target with --sensitivity, found --ratio; give --params-ratio, say")
     if args.sensitivity is not None and not limits and args.max_loss is None:
         raise UsageError(f"expected {', '.join(OPTIONS.values())} or --max-loss with --sensitivity, found none")
     if args.max_ratio is not None and args.sensitivity is None:
@@ -107,14 +113,28 @@ def load_sensitivity(path: Path, manifest: Manifest) -> Sensitivity:
 
 
 def choose(
-    targets: Targets, groups: Sequence[Group], cost: PlanCost, multiple: int, sensitivity: Sensitivity | None = None
+    targets: Targets,
+    groups: Sequence[Group],
+    cost: PlanCost,
+    multiple: int,
+    sensitivity: Sensitivity | None = None,
+    latency: PlanLatency | None = None,
 ) -> Chosen:
-    """Filters that stay, group by group. Raises UsageError for a target that cannot be reached."""
+    """Filters that stay, group by group. Raises UsageError for a target that cannot be reached.
+
+    latency: where the targets have one.
+    """
+
+    def shares(kept: np.ndarray) -> np.ndarray:
+        """(…, groups) filters → (…, kinds) shares, in the order of OPTIONS."""
+        found = cost.shares(kept)
+        return np.concatenate([found, latency.shares(kept)], axis=-1) if latency else found
+
     if sensitivity is None:
-        kept = _uniform(targets, groups, cost, multiple)
+        kept = _uniform(targets, groups, shares, multiple)
         loss = None
     else:
-        kept = _by_sensitivity(targets, groups, cost, multiple, sensitivity)
+        kept = _by_sensitivity(targets, groups, shares, multiple, sensitivity)
         loss = predicted_loss(sensitivity, groups, kept)
     filters = sum(group.filters for group in groups)
     names = [group.name for group in groups]
@@ -135,7 +155,7 @@ def price(sensitivity: Sensitivity, group: Group, kept: int) -> float:
     return -base * math.log1p(-min(loss / base, ALL_LOST))
 
 
-def _uniform(targets: Targets, groups: Sequence[Group], cost: PlanCost, multiple: int) -> list[int]:
+def _uniform(targets: Targets, groups: Sequence[Group], shares: Shares, multiple: int) -> list[int]:
     from slim.pruning import kept_filters, search_ratio
 
     def kept(ratio: float) -> list[int]:
@@ -143,14 +163,14 @@ def _uniform(targets: Targets, groups: Sequence[Group], cost: PlanCost, multiple
 
     def share(kind: str) -> Callable[[float], float]:
         column = list(OPTIONS).index(kind)
-        return lambda ratio: float(cost.shares(np.array(kept(ratio)))[column])
+        return lambda ratio: float(shares(np.array(kept(ratio)))[column])
 
     ratios = [search_ratio(share(kind), limit, NAMES[kind]) for kind, limit in targets.limits.items()]
     return kept(max(ratios, default=targets.ratio))
 
 
 def _by_sensitivity(
-    targets: Targets, groups: Sequence[Group], cost: PlanCost, multiple: int, sensitivity: Sensitivity
+    targets: Targets, groups: Sequence[Group], shares: Shares, multiple: int, sensitivity: Sensitivity
 ) -> list[int]:
     from slim import allocation
 
@@ -158,11 +178,13 @@ def _by_sensitivity(
     if targets.max_loss is not None:
         base = sensitivity.baseline[sensitivity.metric]
         budget = -base * math.log1p(-min(targets.max_loss / base, ALL_LOST))
-        return [int(kept) for kept in allocation.deepest(choices, cost.shares, budget)]
+        return [int(kept) for kept in allocation.deepest(choices, shares, budget)]
     columns = [list(OPTIONS).index(kind) for kind in targets.limits]
     limits = list(targets.limits.values())
     try:
-        found = allocation.cheapest(choices, lambda kept: cost.shares(kept)[..., columns], limits)
+        # Adding up layer times takes a hundred times as long as counting: then one start of the search has to do.
+        thorough = "latency" not in targets.limits
+        found = allocation.cheapest(choices, lambda kept: shares(kept)[..., columns], limits, thorough)
     except allocation.OutOfReach as error:
         for kind, limit, least in zip(targets.limits, limits, error.least, strict=True):
             if least > limit:

@@ -182,7 +182,10 @@ def test_a_record_of_other_weights_is_refused(cls, tmp_path):
         (("--ratio", "0.3", "--params-ratio", "0.5"), "found --ratio and a target; give one"),
         (("--max-loss", "0.1", "--flops-ratio", "0.5", "--sensitivity", "x"), "found a target and --max-loss"),
         (("--ratio", "0.3", "--sensitivity", "x"), "expected a target with --sensitivity, found --ratio"),
-        (("--sensitivity", "x"), "expected --params-ratio, --flops-ratio or --max-loss with --sensitivity"),
+        (
+            ("--sensitivity", "x"),
+            "expected --params-ratio, --flops-ratio, --latency-ratio or --max-loss with --sensitivity",
+        ),
     ],
 )
 def test_options_that_exclude_one_another(options, message):
