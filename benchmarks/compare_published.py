@@ -113,7 +113,7 @@ def _judge(
     from benchmarks import printed_lines
     from lite_runtime.preprocess import read_image
 
-    pipeline, models = _open(folders)
+    pipeline, models = open_pipeline(folders)
     photos: dict[str, Any] = {}
     with contextlib.closing(pipeline):
         for photo in command.progress(list(printed), name):
@@ -135,7 +135,7 @@ def _judge(
     }
 
 
-def _open(folders: Mapping[str, Path]) -> tuple[OcrPipeline, dict[str, Any]]:
+def open_pipeline(folders: Mapping[str, Path]) -> tuple[OcrPipeline, dict[str, Any]]:
     """The runtime's pipeline on Paddle, and what it was made of."""
     from lite_runtime.detector import TextDetector
     from lite_runtime.direction import DirectionClassifier

@@ -33,8 +33,8 @@ def cells(row: dict[str, Any]) -> list[str]:
         row["variant"] if not row.get("form") else f"{row['variant']}, {row['form']}",
         "" if row.get("params") is None else f"{row['params']:,}",
         "" if row.get("macs") is None else f"{row['macs'] / 1e6:,.1f} M",
-        _size(row.get("weight_bytes")),
-        _size(row.get("nb_bytes")),
+        size_text(row.get("weight_bytes")),
+        size_text(row.get("nb_bytes")),
         _metric(row.get("metric")),
         _latency(row.get("latency_ms")),
     ]
@@ -74,7 +74,7 @@ def data_uri(path: Path) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
 
 
-def _size(count: int | None) -> str:
+def size_text(count: int | None) -> str:
     if count is None:
         return ""
     return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.0f} KB"

@@ -41,6 +41,8 @@ class Step:
     may_fall_short: bool = False
     # One model of many that cannot be made is noted in Runner.failed; the others are made all the same.
     may_fail: bool = False
+    # The output is other commands' as well: never cleared, only completed.
+    shared: bool = False
     # Only a few steps print their whole result for the user; the others say its last line.
     show: bool = False
 
@@ -100,7 +102,8 @@ class Runner:
             if step.show:
                 self._say_raw(self._log(step).read_text(encoding="utf-8").rstrip())
             return
-        if state.get(step.name, {}).get("started") != key or not _resumable(step.output):
+        resumes = state.get(step.name, {}).get("started") == key and _resumable(step.output)
+        if not (resumes or step.shared):
             _clear(step.output)
         self._remember(step.name, {"started": key})
         self._say(step, "started")
@@ -194,7 +197,7 @@ def _resumable(output: Path) -> bool:
     Training keeps it in OUT.run, drawing data in partial files, slim/sensitivity.py in its measurements.
     """
     within = any(output.glob("*.partial")) or (output / "measured").is_dir()
-    return within or output.with_name(output.name + ".run").exists()
+    return within or any(output.with_name(output.name + end).exists() for end in (".run", ".partial"))
 
 
 def _end_with_parent() -> None:

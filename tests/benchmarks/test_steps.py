@@ -1,5 +1,6 @@
 """Steps run as real child processes: kept while valid, done again when something changed, stopped when one fails."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -107,6 +108,13 @@ def test_long_runs_outlive_a_changed_comment(tmp_path, monkeypatch):
     before = [step_key(step), step_key(step, follow_code=False)]
     monkeypatch.setattr(steps, "_code_digest", lambda: "changed")
     assert step_key(step) != before[0] and step_key(step, follow_code=False) == before[1]
+
+
+def test_what_others_use_too_is_completed_not_cleared(tmp_path):
+    step = writer(tmp_path)
+    step.output.write_text("theirs ")
+    Runner(tmp_path).run(dataclasses.replace(step, shared=True))
+    assert step.output.read_text() == "theirs x"
 
 
 def test_finished_measurements_are_not_thrown_away(tmp_path):
