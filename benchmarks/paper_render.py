@@ -86,8 +86,8 @@ def _tried(each: Mapping[str, Any], bar: Mapping[str, Any]) -> str:
 
 
 def share(value: float) -> str:
-    """.0151 → +1.5 %"""
-    return f"{100 * value:+.1f} %".replace("-", "−")
+    """-.84956 → −84.96 %: in fewer digits that would look like a bar of 85 % that it does not clear."""
+    return f"{100 * value:+.2f} %".replace("-", "−")
 
 
 def interval(value: float, bounds: Sequence[float]) -> str:
