@@ -171,7 +171,7 @@ def run(args: argparse.Namespace) -> int:
         (size_before, metrics_before),
         (size, metrics_after),
         {"pruning": pruning},
-        [latency.row()] if latency else [],
+        [*_predicted_rows(pruning), *([latency.row()] if latency else [])],
     )
     return command.EXIT_DONE
 
@@ -246,6 +246,14 @@ def _latency(job: Job) -> Latency | None:
     except command.ModelError as error:
         _say(f"latency not measured: {error}")
         return None
+
+
+def _predicted_rows(pruning: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    if "predicted_ms" not in pruning:
+        return []
+    device, before, after = (pruning["predicted_ms"][key] for key in ("device", "before", "after"))
+    change = f"{100 * (after / before - 1):+.1f} %"
+    return [(f"fp32 ms, predicted (layers on {device})", f"{before:.2f}", f"{after:.2f}", change)]
 
 
 def _earlier_plan(job: Job) -> PrunePlan:
