@@ -81,6 +81,7 @@ def arm_kernels(checkpoint) -> dict[str, int]:
     return Counter(kernel.precision for kernel in kernels if kernel.op in ("conv2d", "depthwise_conv2d", "fc"))
 
 
+@pytest.mark.slow
 def test_calibration_rules_clip_differently(toys, tmp_path):
     """The option reaches the scales in the file; without training these are what calibration found."""
     data, models, config = toys
@@ -159,6 +160,7 @@ def test_nan_that_comes_again_stops_the_run_with_the_layers_name(victim, toys, t
     assert (tmp_path / "q.run" / "state.npz").exists()
 
 
+@pytest.mark.slow
 def test_nan_once_is_forgotten_but_for_the_rate(toys, tmp_path, monkeypatch, capsys):
     """Broken in its first step, a run ends where one of half the rate ends: weights, moments and data go back."""
     data, models, _ = toys
@@ -178,6 +180,7 @@ def test_nan_once_is_forgotten_but_for_the_rate(toys, tmp_path, monkeypatch, cap
     assert all(np.array_equal(array, found.moments[name]) for name, array in wanted.moments.items())
 
 
+@pytest.mark.slow
 def test_a_kill_keeps_the_lowered_rate(toys, tmp_path, monkeypatch):
     data, models, config = toys
     arguments = (models["cls"], "--data", data, "--out", tmp_path / "q", "--config", config, "--steps", 4)
