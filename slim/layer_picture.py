@@ -46,13 +46,16 @@ def draw(record: dict[str, Any], path: str | Path) -> None:
     loss.set_ylabel(f"{record['metric']}\n(bar: lost alone, dash: given back in float)", fontsize=8)
     loss.set_xticks(places, [layer["name"].removesuffix(".conv") for layer in layers], rotation=90, fontsize=6)
     loss.set_xlim(-0.7, len(layers) - 0.3)
+    present = {layer["kind"] for layer in layers}
     names: dict[str, str] = {}
-    for layer in layers:
-        names.setdefault(COLOURS[layer["kind"]], layer["kind"])
+    for kind in (kind for kind in COLOURS if kind in present):
+        names[COLOURS[kind]] = f"{names[COLOURS[kind]]}, {kind}" if COLOURS[kind] in names else kind
     handles = [Patch(color=colour, label=name) for colour, name in names.items()]
     if any(hatches):
         handles.append(Patch(facecolor="#bbbbbb", hatch="///", edgecolor="white", label="stays float"))
-    noise.legend(handles=handles, fontsize=7, ncols=len(handles), loc="lower right")
+    noise.legend(
+        handles=handles, fontsize=7, ncols=len(handles), loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False
+    )
     figure.suptitle(
         f"{record['name']}: each layer alone in int8 ({record['metric']} {record['float']:.4f} in float, "
         f"{record['int8']:.4f} with all int8; {record['samples']} samples)",
