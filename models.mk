@@ -27,7 +27,8 @@ out/rec.done: | $(data)
 	$(python) slim/finetune.py --model rec_mv3_crnn_en $(labelled) --out out/rec
 	$(evaluated)
 out/det-pruned.done: out/det.done
-	$(python) slim/prune.py out/det $(labelled) --out out/det-pruned --params-ratio 0.54
+	$(python) slim/sensitivity.py out/det --data data/val --out out/sensitivity/det
+	$(python) slim/prune.py out/det $(labelled) --out out/det-pruned --sensitivity out/sensitivity/det --flops-ratio 0.62 --max-ratio 0.5
 	$(evaluated)
 out/det-slim.done: out/det-pruned.done
 	$(python) slim/quantize.py out/det-pruned $(labelled) --out out/det-slim

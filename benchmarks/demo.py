@@ -18,7 +18,7 @@ from typing import Any
 import artifact
 import command
 from benchmarks import results
-from benchmarks.layout import PRETRAINED, SYSTEMS, TASKS, Layout
+from benchmarks.layout import PRETRAINED, SYSTEMS, TASKS, Layout, export_options
 from benchmarks.steps import ROOT, Runner, Step, StepError
 
 SAMPLES = ROOT / "samples"
@@ -84,7 +84,7 @@ class Demo:
         checkpoints = self.layout.checkpoints()
         self.runner.run(
             *[
-                self._step(f"export {name}", ("export/to_inference.py", folder), self.layout.inference(name), (folder,))
+                self._step(f"export {name}", self._export(name, folder), self.layout.inference(name), (folder,))
                 for name, folder in checkpoints.items()
             ]
         )
@@ -103,6 +103,11 @@ class Demo:
                 for name, target in conversions
             ]
         )
+
+    @staticmethod
+    def _export(name: str, checkpoint: Path) -> tuple[str | Path, ...]:
+        system, _, model = name.partition("/")
+        return ("export/to_inference.py", checkpoint, *export_options(model, int8=system != "float"))
 
     def prove(self) -> None:
         """Trainable network = paddle.inference = Paddle-Lite, and int8 by structure."""

@@ -16,6 +16,11 @@ SYSTEMS = ("float", "shipped", "demo")
 PRETRAINED = ROOT / "ocr_models" / "pretrained"
 
 
+def export_options(task: str, *, int8: bool) -> tuple[str, ...]:
+    """What export/to_inference.py is given for a model that is to be as small as it can: an LSTM is never quantized."""
+    return ("--lstm", "uint8") if task == "rec" and int8 else ()
+
+
 @dataclass(frozen=True)
 class Layout:
     """out: the demo's own folder."""

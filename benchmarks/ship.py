@@ -19,9 +19,9 @@ from pathlib import Path
 
 import artifact
 import command
+from benchmarks.layout import TASKS, export_options
 from benchmarks.steps import ROOT
 
-TASKS = ("det", "cls", "rec")
 # Where a checkpoint of MODELS goes in OUT, and the checkpoint that it has to be made from.
 PLACES = {
     "det": ("det", None),
@@ -69,7 +69,8 @@ def bundle(models: Path, work: Path, name: str) -> Path:
     sources = []
     for task in TASKS:
         inference, nb = work / "inference" / f"{task}{suffix}", work / "nb" / name / task
-        _run("export/to_inference.py", models / f"{task}{suffix}", "--out", inference)
+        options = export_options(task, int8=bool(suffix))
+        _run("export/to_inference.py", models / f"{task}{suffix}", *options, "--out", inference)
         _run("export/to_nb.py", inference, "--target", target, "--out", nb)
         parts += [f"--{task}", nb]
         sources.append(inference)
