@@ -51,10 +51,13 @@ GROUPS: tuple[tuple[Bar, ...], ...] = (
         Bar("rec", NO_LOSS, ("pact", "both")),
     ),
     (Bar("chinese", SAVED, None, -0.60, "weight_bytes"),),
-    (Bar("rec", SAVED, None, -0.70, "weight_bytes", stretch=True),),
     (
-        Bar("system", SAVED, ("slim", "both"), -0.57, "nb_bytes"),
-        Bar("system", NO_LOSS, ("slim", "both")),
+        Bar("rec", SAVED, None, -0.70, "weight_bytes", stretch=True),
+        Bar("rec", NO_LOSS, None, stretch=True),
+    ),
+    (
+        Bar("system", SAVED, ("slim", "both", "slim-lstm"), -0.57, "nb_bytes"),
+        Bar("system", NO_LOSS, ("slim", "both", "slim-lstm")),
     ),
 )
 
@@ -74,8 +77,6 @@ def judge(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             candidates = [name for name in group[0].variants if name in candidates]
         tables = {name: [_value(bar, name, made) for bar in group] for name in candidates}
         best = max(candidates, key=lambda name: sum(met is True for _, _, met in tables[name]), default=None)
-        if group[0].stretch and candidates:
-            best = min(candidates, key=lambda name: tables[name][0][0] or 0.0)
         for place, bar in enumerate(group):
             value, interval, met = tables[best][place] if best else (None, None, None)
             verdicts.append(

@@ -1,7 +1,8 @@
 """The models that stand beside the paper's, and where everything that is made of them lies.
 
 A model is one task's variant: `float` (the default model), `fpgm` (pruned), `pact`, `qat`, `ptq-…` (int8), `both`
-(pruned, then PACT). Those that a folder of finished checkpoints holds are taken from there; the rest is made.
+(pruned, then PACT), `…-lstm` (the same checkpoint, its LSTM stored in bytes). Those that a folder of finished
+checkpoints holds are taken from there; the rest is made.
 """
 
 from __future__ import annotations
@@ -40,9 +41,16 @@ VARIANTS = {
 # scales. Nearly half of the recognizer is LSTM, which no pruning touches.
 PARAMS_RATIO = {"det": "0.53", "cls": "0.7", "rec": "0.85"}
 INT8 = tuple(name for name in VARIANTS if name != "fpgm")
+# Another export of the same checkpoint, of the recognizer alone: variant → (checkpoint's, options of the export).
+EXPORTED = {f"{name}-lstm": (name, ("--lstm", "uint8")) for name in ("pact", "both")}
 FLOAT_FORMS = ("float", "fpgm")  # what may run, and be timed, on x86
 # Two methods of quantization differ; these all say int8 in an artifact.
 _QUANTIZED = {"pact-int8": "pact", "qat-int8": "qat"}
+
+
+def source(variant: str) -> str:
+    """The variant whose checkpoint this one is."""
+    return EXPORTED[variant][0] if variant in EXPORTED else variant
 
 
 def classify(manifest: artifact.Manifest) -> str | None:
@@ -89,13 +97,15 @@ def finished(models: Path) -> dict[Key, Path]:
 def systems(models: Mapping[Key, Path], finished_slim: Mapping[Key, Path]) -> dict[str, dict[str, str]]:
     """System → variant of each task, of those whose three models are all there.
 
-    slim: the smallest of each task that is meant for use: the pruned detector in int8 and, of the other two, what
-    `finished_slim` holds (both, else pact).
+    slim: what is meant for use: the pruned detector in int8 and, of the other two, what `finished_slim` holds (both,
+    else pact). slim-lstm: with the LSTM in bytes. pruned: what of it runs on x86: only the detector is cut.
     """
     slim = {task: "both" if task == "det" or (task, "both") in finished_slim else "pact" for task in TASKS}
     named = {name: dict.fromkeys(TASKS, name) for name in ("float", "fpgm", "pact", "both")}
+    named["pruned"] = {"det": "fpgm", "cls": "float", "rec": "float"}
     if slim not in named.values():
         named["slim"] = slim
+    named["slim-lstm"] = {**slim, "rec": f"{slim['rec']}-lstm"}
     return {name: parts for name, parts in named.items() if set(parts.items()) <= set(models)}
 
 
@@ -127,3 +137,7 @@ class Places:
     @property
     def latency(self) -> Path:
         return self.out / "latency.json"
+
+    @property
+    def photo_latency(self) -> Path:
+        return self.out / "photo_latency.json"

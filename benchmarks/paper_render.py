@@ -14,7 +14,15 @@ from benchmarks.render import size_text
 
 HEADERS = ("", "variant", "metric", "difference to float (95 %)", "weights", "file", "params", "MACs", "ms")
 METHODS = ("pact", "qat", "ptq-hist", "ptq-mse", "ptq-kl")
-VARIANT_NAMES = {"fpgm": "FPGM", "pact": "PACT", "both": "FPGM + PACT", "qat": "QAT"}
+VARIANT_NAMES = {
+    "fpgm": "FPGM",
+    "pact": "PACT",
+    "both": "FPGM + PACT",
+    "qat": "QAT",
+    "pact-lstm": "PACT, LSTM in bytes",
+    "both-lstm": "FPGM + PACT, LSTM in bytes",
+    "slim-lstm": "slim, LSTM in bytes",
+}
 
 
 def markdown(results: Mapping[str, Any]) -> str:
@@ -37,7 +45,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         parts += ["## Ways to int8, from the same float model", _table(headers, named)]
     if results["published"]:
         parts += ["## PaddleOCR's published v2.0 models", *_published(results["published"])]
-    return "\n\n".join([*parts, *(f"- {note}" for note in NOTES)]).replace("\n\n- ", "\n- ") + "\n"
+    parts += ["## Notes", "\n".join(f"- {note}" for note in NOTES)]
+    return "\n\n".join(parts) + "\n"
 
 
 NOTES = (
@@ -46,7 +55,7 @@ NOTES = (
     "Differences: of the same images read by both models, with the paired bootstrap's 95 % interval over images.",
     "Weights: weights and their scales in the ARM `.nb` file, which is the file. The paper names its model size only.",
     "ms: ours one core of this host with Paddle-Lite x86, fp32 models only; the paper's a Snapdragon 855. The two do "
-    "not compare. Int8 has no time here: it runs on phones.",
+    "not compare; a system's is of one of our sample pictures, on average. Int8 has no time here: it runs on phones.",
 )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import artifact
 import command
 from benchmarks import stats
-from benchmarks.paper_models import FLOAT_FORMS, TASKS, VARIANTS, Key, Places
+from benchmarks.paper_models import EXPORTED, FLOAT_FORMS, TASKS, VARIANTS, Key, Places, source
 from benchmarks.render import PHONE_ONLY
 from benchmarks.results import metric_of
 from ocr_models.reference import REFERENCE_SHAPES
@@ -42,17 +42,26 @@ def gather(
         for row in _read_json(places.latency)["models"]
     }
     rows: dict[Key, dict[str, Any]] = {}
-    order = ["float", *VARIANTS]
+    photos = {
+        frozenset(Path(part).name for part in row["artifacts"]): {
+            name: row[f"median{end}_ms"] for name, end in ENDS.items()
+        }
+        for row in _read_json(places.photo_latency)["systems"]
+    }
+    order = ["float", *VARIANTS, *EXPORTED]
     for task in TASKS:
         for variant in sorted((v for t, v in models if t == task), key=order.index):
             key = task, variant
             rows[key] = model_row(places, key, models[key], rows)
-            rows[key]["origin"] = origins[key]
+            rows[key]["origin"] = origins[task, source(variant)]
             rows[key]["latency_ms"] = latency["-".join(key)] if variant in FLOAT_FORMS else PHONE_ONLY
     for name, parts in systems.items():
         rows["system", name] = _system_row(places, name, [rows[task, parts[task]] for task in TASKS])
+        timed = frozenset("-".join(part) for part in parts.items())
+        rows["system", name]["latency_ms"] = photos[timed] if set(parts.values()) <= set(FLOAT_FORMS) else PHONE_ONLY
     for task, name in rows:
         others = {"float", VARIANTS[name].of} if name in VARIANTS else {"float"}
+        others |= {EXPORTED[name][0]} if name in EXPORTED else set()
         rows[task, name]["differences"] = {
             other: difference(places, task, name, other) for other in sorted(others - {name}) if (task, other) in rows
         }
@@ -92,7 +101,7 @@ def _work(key: Key, checkpoint: Path, known: Mapping[Key, Mapping[str, Any]]) ->
     """Params and MACs. Quantizing changes neither, so an int8 model shows those of the network that it was made of."""
     task, variant = key
     if variant not in FLOAT_FORMS:
-        parent = known.get((task, VARIANTS[variant].of), {})
+        parent = known.get((task, VARIANTS[source(variant)].of), {})
         return {"params": parent.get("params"), "macs": parent.get("macs")}
     from ocr_models import checkpoints, complexity
 
@@ -101,7 +110,7 @@ def _work(key: Key, checkpoint: Path, known: Mapping[Key, Mapping[str, Any]]) ->
 
 
 def _system_row(places: Places, name: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Sums over three models; how long a photo takes depends on its lines, so a system has no latency here."""
+    """Sums over three models, and what they read together; all but latency."""
     sums = {figure: sum(part[figure] for part in parts) for figure in ("params", "weight_bytes", "nb_bytes")}
     return {
         "task": "system",
@@ -112,7 +121,6 @@ def _system_row(places: Places, name: str, parts: list[dict[str, Any]]) -> dict[
         **sums,
         "macs": None,
         "metric": metric_of(_read_json(places.metrics(("system", name)))["results"], "system"),
-        "latency_ms": None if name in FLOAT_FORMS else PHONE_ONLY,
     }
 
 

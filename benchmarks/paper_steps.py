@@ -10,9 +10,10 @@ from typing import Any
 import yaml
 
 import command
-from benchmarks.paper_models import FLOAT_FORMS, PARAMS_RATIO, TASKS, VARIANTS, Key, Places, systems
+from benchmarks.paper_models import EXPORTED, FLOAT_FORMS, PARAMS_RATIO, TASKS, VARIANTS, Key, Places, systems
 from benchmarks.steps import ROOT, Runner, Step
 
+SAMPLES = ROOT / "samples"
 TRAIN, VAL, TEST = "train", "val", "test"
 RECIPES = {TRAIN: "configs/synth_train.yaml", VAL: "configs/synth_val.yaml", TEST: "configs/synth_test.yaml"}
 FACES = {False: "configs/fonts_train.yaml", True: "configs/fonts_demo.yaml"}
@@ -121,13 +122,16 @@ class Steps:
 
     def export(self) -> None:
         """Inference models of all; `.nb` for arm of all, for x86 of those in floats."""
+        for variant, (of, _) in EXPORTED.items():
+            if ("rec", of) in self.models:
+                self.models["rec", variant] = self.models["rec", of]
         self.runner.run(*(self._inference(key) for key in self.models))
         self.runner.run(*(self._nb(key, "arm") for key in self.models))
         self.runner.run(*(self._nb(key, "x86") for key in self.models if key[1] in FLOAT_FORMS))
 
     def _inference(self, key: Key) -> Step:
         checkpoint = self.models[key]
-        argv = ("export/to_inference.py", checkpoint)
+        argv = ("export/to_inference.py", checkpoint, *EXPORTED.get(key[1], ("", ()))[1])
         return step(f"export {' '.join(key)}", argv, self.places.inference(key), (checkpoint,))
 
     def _nb(self, key: Key, target: str) -> Step:
@@ -158,11 +162,20 @@ class Steps:
         labels = data / ("det" if key[0] == "system" else key[0]) / "label.txt"
         return step(f"evaluate {' '.join(key)}", argv, self.places.metrics(key), (*folders, labels))
 
-    def measure(self) -> None:
-        """Host latency of what may run on x86, all of it in one run, so that drift hits all alike."""
+    def measure(self, found: Mapping[str, Mapping[str, str]]) -> None:
+        """Host latency of the models, then of the systems, that may run on x86; drift hits all of a run alike."""
         folders = [self.places.nb(key, "x86") for key in self.models if key[1] in FLOAT_FORMS]
         argv = ("benchmarks/run_host.py", *folders, "--rounds", self.options.rounds)
         self.runner.run(step("latency", argv, self.places.latency, folders, show=True))
+        parts = [
+            self.places.nb((task, system[task]), "x86")
+            for system in found.values()
+            if set(system.values()) <= set(FLOAT_FORMS)
+            for task in TASKS
+        ]
+        argv = ("benchmarks/run_photos.py", *parts, "--photos", SAMPLES, "--rounds", max(1, self.options.rounds // 5))
+        inputs = (*dict.fromkeys(parts), SAMPLES)
+        self.runner.run(step("latency of systems", argv, self.places.photo_latency, inputs, show=True))
 
 
 def step(name: str, argv: Iterable[Any], output: Path, inputs: Iterable[Path], **more: Any) -> Step:

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     with _lock(out):
         if args.measure_again:
-            for name in ("inference", "nb", "metrics", "latency.json"):
+            for name in ("inference", "nb", "metrics", "latency.json", "photo_latency.json"):
                 for folder in (out, out / "published"):
                     _remove(folder / name)
         kept = finished if mode != "all" else {key: path for key, path in finished.items() if key[1] == "float"}
@@ -119,7 +119,7 @@ def _own(steps: Steps, kept: dict[Key, Path], mode: str, complete: bool) -> dict
         steps.export()
         slim = {} if mode == "all" else kept
         systems = steps.evaluate(slim)
-        steps.measure()
+        steps.measure(systems)
     except StepError as error:
         raise command.UsageError(str(error)) from None
     origins = {key: "shipped" if key in kept else "trained" for key in steps.models}

@@ -62,7 +62,9 @@ def test_systems_are_made_of_what_is_there():
     tasks = ("det", "cls", "rec")
     everything = {(task, variant): Path("x") for task in tasks for variant in ("float", *VARIANTS)}
     found = systems(everything, {})
-    assert list(found) == ["float", "fpgm", "pact", "both", "slim"]
+    assert list(found) == ["float", "fpgm", "pact", "both", "pruned", "slim"]
+    with_lstm = systems(everything | {("rec", "pact-lstm"): Path("x")}, {})
+    assert with_lstm["slim-lstm"] == {**found["slim"], "rec": "pact-lstm"}
     assert found["slim"] == {"det": "both", "cls": "pact", "rec": "pact"}
     # Where pruned int8 ships of all, that is the slim system already.
     assert "slim" not in systems(everything, {(task, "both"): Path("x") for task in tasks})
