@@ -64,11 +64,12 @@ def run(args: argparse.Namespace) -> int:
         for path in photos
     }
     read = [[known[name][str(path)][0]["text"] for path in words] for name in systems]
-    report = {
+    report: dict[str, Any] = {
         "schema": 1,
         "models": question,
         "photos": per_photo,
         "total": total(list(per_photo.values())),
+        "folders": by_folder(per_photo),
         "words": {"read": len(words), "identical": sum(a == b for a, b in zip(*read, strict=True))},
     }
     command.write_text(args.out, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
@@ -180,6 +181,14 @@ def total(photos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "lines": sums["identical"] / sums["reference"] if sums["reference"] else None,
         },
     }
+
+
+def by_folder(photos: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Folder of the photos, "" for the given one itself → its own total: a system may know only some of the scripts."""
+    folders: dict[str, list[Mapping[str, Any]]] = {}
+    for name, photo in photos.items():
+        folders.setdefault(name.rpartition("/")[0], []).append(photo)
+    return {folder: total(found) for folder, found in folders.items()}
 
 
 def as_text(report: Mapping[str, Any]) -> str:

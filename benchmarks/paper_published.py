@@ -22,7 +22,12 @@ from benchmarks.steps import Runner, Step
 
 CHINESE, CHINESE_CHARSET = "ch_ppocr_mobile_v2.0_rec_infer", Path("charsets") / "ppocr_keys_v1.txt"
 SLIM = {"det": "both", "cls": "pact", "rec": "pact"}
-CHINESE_FORMS = ("float", "ptq-mse")
+# form: whose checkpoint, options of its export
+CHINESE_FORMS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "float": ("float", ()),
+    "ptq-mse": ("ptq-mse", ()),
+    "ptq-mse-lstm": ("ptq-mse", ("--lstm", "uint8")),
+}
 QUICK_PHOTOS = 2
 
 
@@ -73,7 +78,7 @@ class Published:
                 {"task": task, "variant": variant, **nb_bytes(artifact.load(self.places.nb((task, variant), "arm")))}
                 for task, variant in sorted(self.steps.models)
             ],
-            "agreement": {"total": twins["total"], "words": twins["words"]},
+            "agreement": {name: twins[name] for name in ("total", "folders", "words")},
             "icdar2015_det": {
                 variant: _read_json(self._hmean_file((task, variant)))["results"]["det"]["metrics"]["hmean"]
                 for task, variant in self.steps.models
@@ -129,28 +134,30 @@ class Published:
         return self.out / "chinese" / kind / form
 
     def _chinese(self) -> None:
-        checkpoint = {form: self._chinese_place("models", form) for form in CHINESE_FORMS}
+        checkpoint = {form: self._chinese_place("models", form) for form, _ in CHINESE_FORMS.values()}
         self.steps.runner.run(self._import(checkpoint["float"], CHINESE, CHINESE_CHARSET))
         data = self.steps.data["train"]
         argv = (QUANTIZE, checkpoint["float"], "--data", data, "--method", "ptq", "--calibration", "mse",
                 "--val-samples", "24")  # fmt: skip
         inputs = (checkpoint["float"], data / "rec" / "label.txt")
         self.steps.runner.run(step("chinese ptq-mse", argv, checkpoint["ptq-mse"], inputs))
-        for verb, kind, source, more in (
-            ("export/to_inference.py", "inference", "models", ()),
-            ("export/to_nb.py", "nb", "inference", ("--target", "arm")),
-        ):
-            self.steps.runner.run(
-                *(
-                    step(
-                        f"chinese {kind} {form}",
-                        (verb, self._chinese_place(source, form), *more),
-                        self._chinese_place(kind, form),
-                        (self._chinese_place(source, form),),
-                    )
-                    for form in CHINESE_FORMS
+        inference = []
+        for form, (source, options) in CHINESE_FORMS.items():
+            export = ("export/to_inference.py", checkpoint[source], *options)
+            out = self._chinese_place("inference", form)
+            inference.append(step(f"chinese export {form}", export, out, (checkpoint[source],)))
+        self.steps.runner.run(*inference)
+        self.steps.runner.run(
+            *(
+                step(
+                    f"chinese convert {form}",
+                    ("export/to_nb.py", self._chinese_place("inference", form), "--target", "arm"),
+                    self._chinese_place("nb", form),
+                    (self._chinese_place("inference", form),),
                 )
+                for form in CHINESE_FORMS
             )
+        )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

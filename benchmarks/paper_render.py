@@ -162,14 +162,19 @@ def _published(found: Mapping[str, Any]) -> list[str]:
         ]
         for row in found["models"]
     ]
-    total, words = found["agreement"]["total"], found["agreement"]["words"]
-    shares = {name: "-" if value is None else f"{100 * value:.1f} %" for name, value in total["shares"].items()}
+    words = found["agreement"]["words"]
+    totals = {"all photos": found["agreement"]["total"], **found["agreement"]["folders"]}
     said = (
-        f"Slim against float on {total['photos']} photos, {total['reference']} lines: boxes that both find at IoU "
-        f".5 {shares['boxes']} (2 · matched / all), of their texts identical {shares['texts']}, mean 1−NED "
-        f"{shares['similarity']}; lines the same in place and text {shares['lines']}. Single words: "
-        f"{words['identical']} of {words['read']} identical."
+        "Slim against float. Boxes: found by both at an IoU of .5 (2 · matched / all). Texts, 1−NED: of those boxes. "
+        "Lines: of the float models' lines, the share that the slim ones read at the same place with the same text. "
+        f"The recognizer knows no Chinese. Single words: {words['identical']} of {words['read']} read alike."
     )
+    agreement = [
+        [name, str(total["photos"]), str(total["reference"])]
+        + ["" if value is None else f"{100 * value:.1f} %" for value in total["shares"].values()]
+        for name, total in totals.items()
+    ]
+    agreed = _table(("", "photos", "lines", "boxes", "texts", "1−NED", "lines the same"), agreement)
     headers = ("", "variant", "weights", "", "file", "hmean on ten ICDAR photos, for information")
     chinese = {row["variant"]: row for row in found["chinese"]}
     reference = chinese["float"]["weight_bytes"]
@@ -177,7 +182,7 @@ def _published(found: Mapping[str, Any]) -> list[str]:
         f"{_named(form)} {row['weight_bytes']:,} bytes of weights ({share(row['weight_bytes'] / reference - 1)})"
         for form, row in chinese.items()
     )
-    return [said, _table(headers, sizes), f"Recognizer of 6,625 classes, counted only: {bytes_said}."]
+    return [said, agreed, _table(headers, sizes), f"Recognizer of 6,625 classes, counted only: {bytes_said}."]
 
 
 def text(results: Mapping[str, Any]) -> str:
@@ -190,7 +195,8 @@ def text(results: Mapping[str, Any]) -> str:
 
 def _named(variant: str) -> str:
     if variant.startswith("ptq-"):
-        return f"PTQ, {variant.partition('-')[2]}"
+        _, calibration, *lstm = variant.split("-")
+        return f"PTQ, {calibration}" + (", LSTM in bytes" if lstm else "")
     return VARIANT_NAMES.get(variant, variant)
 
 

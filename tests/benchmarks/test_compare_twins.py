@@ -60,6 +60,16 @@ def test_agreement_and_its_shares():
     assert nothing == {"boxes": 1.0, "texts": None, "similarity": None, "lines": None}
 
 
+def test_every_folder_has_its_own_total():
+    one, none = agreement(lines((box(0, 0), "a")), lines((box(0, 0), "a"))), agreement(lines((box(0, 0), "a")), [])
+    found = compare_twins.by_folder({"en/1.jpg": one, "ch/1.jpg": none, "en/2.jpg": none, "top.png": one})
+    assert {folder: (each["photos"], each["shares"]["lines"]) for folder, each in found.items()} == {
+        "en": (2, 0.5),
+        "ch": (1, 0.0),
+        "": (1, 1.0),
+    }
+
+
 def call(*words):
     args = compare_twins.build_parser().parse_args([str(word) for word in words])
     return command._attempt("compare_twins.py", compare_twins.run, args)

@@ -101,7 +101,11 @@ def test_the_published_models_are_told(results):
             {"task": "det", "variant": "float", "weight_bytes": 1000, "nb_bytes": 1100},
             {"task": "det", "variant": "both", "weight_bytes": 150, "nb_bytes": 300},
         ],
-        "agreement": {"total": {**photo, "shares": shares}, "words": {"read": 5, "identical": 4}},
+        "agreement": {
+            "total": {**photo, "shares": shares},
+            "folders": {"scenes_en": {**photo, "shares": shares}},
+            "words": {"read": 5, "identical": 4},
+        },
         "icdar2015_det": {"float": 0.258, "both": 0.25},
         "chinese": [
             {"variant": "float", "weight_bytes": 4_350_148, "nb_bytes": 4_480_000},
@@ -109,7 +113,8 @@ def test_the_published_models_are_told(results):
         ],
     }
     page = paper_render.markdown(results)
-    assert "IoU .5 75.0 %" in page and "identical 66.7 %" in page and "4 of 5 identical" in page
+    assert "| all photos | 2 | 4 | 75.0 % | 66.7 % | 83.3 % | 50.0 % |" in page and "4 of 5 read alike" in page
+    assert "| scenes_en | 2 |" in page
     assert "1,706,260 bytes of weights (−60.78 %)" in page
     assert "| detector | FPGM + PACT | 0 KB | −85.00 % | 0 KB | 0.250 |" in page
 
