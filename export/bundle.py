@@ -26,7 +26,7 @@ import artifact
 import command
 from artifact import ArtifactError, Manifest
 from command import ModelError, UsageError
-from export import nb_file, to_nb
+from export import nb_file, opt, to_nb
 from export.bundle_check import NAMES, check_model, checks
 from lite_runtime import bundle as sealed
 from lite_runtime import self_test
@@ -144,6 +144,7 @@ def _run_here(folder: Path) -> None:
             timeout=TIMEOUT_S,
             check=False,
             env=environment,
+            preexec_fn=opt.limit_process,
         )
     except subprocess.TimeoutExpired:
         raise ModelError(

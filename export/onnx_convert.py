@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 from command import ModelError, UsageError, one_line
+from export.opt import limit_process
 
 MODULE = "paddle2onnx_cpp2py_export"
 OPSETS = (7, 19)
@@ -89,8 +89,7 @@ def _child() -> None:
     import importlib.util
 
     memory_bytes, model, params, out, opset = sys.argv[1:]
-    resource.setrlimit(resource.RLIMIT_AS, (int(memory_bytes), int(memory_bytes)))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_process(int(memory_bytes))
     package = importlib.util.find_spec("paddle2onnx")
     if package is None or package.submodule_search_locations is None:
         raise ModuleNotFoundError("paddle2onnx")

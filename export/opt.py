@@ -165,9 +165,14 @@ def _remedy(log: str) -> str:
 def _limit() -> list[str]:
     """In the child: take the limits and return the other options."""
     memory_bytes, *options = sys.argv[1:]
-    resource.setrlimit(resource.RLIMIT_AS, (int(memory_bytes), int(memory_bytes)))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_process(int(memory_bytes))
     return options
+
+
+def limit_process(memory_bytes: int = MEMORY_BYTES) -> None:
+    """Let this process, a child that runs native code, take no more address space than that and leave no core file."""
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _child() -> None:

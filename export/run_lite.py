@@ -43,6 +43,7 @@ def run_lite(folder: Path, x: np.ndarray, count: int) -> list[np.ndarray]:
 
 def _child() -> None:
     """Everything here may die."""
+    opt.limit_process()
     from paddlelite import lite
 
     nb, given, found, count = sys.argv[1:]
