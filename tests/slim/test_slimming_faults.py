@@ -111,17 +111,23 @@ def test_ctrl_c_while_training(verb, toys, tmp_path):
 
 
 def test_ctrl_c_before_training_leaves_nothing(toys, tmp_path):
-    process = child("quantize", [*toys["quantize"], "--steps", 3, "--out", tmp_path / "out"])
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("measuring"):
+    # Native code that calls back into Python may swallow the interrupt; then one presses again, on a new run here.
+    for attempt in range(3):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        process = child("quantize", [*toys["quantize"], "--steps", 3, "--out", folder / "out"])
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("measuring"):
+                break
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        if process.returncode != 0:
             break
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "interrupted" in said(err, "quantize")
-    assert not (tmp_path / "out").exists()
-    assert [path.name for path in tmp_path.rglob("*") if path.name not in ("out.run", "before.json")] == []
+    assert not (folder / "out").exists()
+    assert [path.name for path in folder.rglob("*") if path.name not in ("out.run", "before.json")] == []
 
 
 def test_killed_quantization_goes_on_to_the_same_weights(toys, tmp_path, capfd):
